@@ -1,0 +1,315 @@
+import { create, toBinary } from "@bufbuild/protobuf";
+import {
+  AttributeProtoSchema,
+  AttributeProto_AttributeType as AttributeType,
+  TensorProto_DataLocation as DataLocation,
+  TensorProto_DataType as DataType,
+  GraphProtoSchema,
+  ModelProtoSchema,
+  type NodeProto,
+  NodeProtoSchema,
+  OperatorSetIdProtoSchema,
+  StringStringEntryProtoSchema,
+  type TensorProto,
+  TensorProtoSchema,
+  TensorShapeProto_DimensionSchema,
+  TensorShapeProtoSchema,
+  TypeProto_TensorSchema,
+  TypeProtoSchema,
+  type ValueInfoProto,
+  ValueInfoProtoSchema,
+} from "onnx-buf";
+import { invariant } from "../core/errors.ts";
+import type { DType, HostTensor, Shape } from "../core/host-tensor.ts";
+import { inputOperator, type NamedLeaf } from "./ops/leaf.ts";
+import { type Tensor, type TensorType, topological } from "./tensor.ts";
+
+/** Versions of the operator sets that the graphs are written in. */
+const OPSETS = { "": 20, "com.microsoft": 1, "com.microsoft.nchwc": 1 } as const;
+const IR_VERSION = 10n;
+
+const ONNX_TYPES: Record<DType, DataType> = {
+  float32: DataType.FLOAT,
+  float64: DataType.DOUBLE,
+  float16: DataType.FLOAT16,
+  bfloat16: DataType.BFLOAT16,
+  int64: DataType.INT64,
+  int32: DataType.INT32,
+  int16: DataType.INT16,
+  int8: DataType.INT8,
+  uint8: DataType.UINT8,
+  uint16: DataType.UINT16,
+  uint32: DataType.UINT32,
+  bool: DataType.BOOL,
+};
+
+/** What the graph will run on; operators choose between equivalent ONNX forms by it. */
+export interface Target {
+  /** ONNX Runtime's CPU provider has contrib operators (FusedMatMul, QuickGelu …) that other providers lack. */
+  readonly contrib: boolean;
+  /** Channels per block of the CPU's blocked convolutions: 16 with AVX-512, 8 with AVX2, 0 for none. */
+  readonly blockedChannels: 0 | 8 | 16;
+}
+
+/** Standard ONNX only: right everywhere, fastest nowhere. */
+export const portableTarget: Target = { contrib: false, blockedChannels: 0 };
+
+/** Where a leaf's value comes from when the graph is written out. */
+export type Binding =
+  /** Fed at every run under this name. */
+  | { readonly kind: "input"; readonly name: string }
+  /** Bytes inside a file beside the model, such as a .safetensors file; cast to the leaf's dtype in the graph. */
+  | {
+      readonly kind: "external";
+      readonly file: string;
+      readonly offset: number;
+      readonly length: number;
+      readonly dtype: DType;
+      readonly name?: string;
+    }
+  /** Stored inside the model. */
+  | { readonly kind: "data"; readonly tensor: HostTensor; readonly name?: string }
+  /** Another tensor of the same graph, such as a slice of one flat vector. */
+  | { readonly kind: "tensor"; readonly tensor: Tensor };
+
+/** An attribute that ONNX wants as a float. Plain numbers are written as integers. */
+export interface Float {
+  readonly float: number;
+}
+/** Marks a number as a float attribute. */
+export const float = (value: number): Float => ({ float: value });
+
+/** Attributes of an ONNX node. */
+export type Attributes = Readonly<Record<string, number | Float | string | readonly number[]>>;
+
+/** What operators write themselves with. */
+export interface Emitter {
+  readonly target: Target;
+  /** Adds a node with one output and returns its name. */
+  op(type: string, inputs: readonly string[], attributes?: Attributes, domain?: keyof typeof OPSETS): string;
+  /** Adds a node with several outputs and returns their names. */
+  ops(type: string, inputs: readonly string[], outputs: number, attributes?: Attributes): string[];
+  /** A constant; equal small ones are shared. */
+  constant(value: HostTensor): string;
+  /** An int64 vector constant, as shapes and axes are given. */
+  ints(values: readonly number[]): string;
+  /** Whether the value is known before the run (constants and bound weights). */
+  isConstant(name: string): boolean;
+  /** The value of a leaf by its binding. */
+  leaf(tensor: Tensor): string;
+}
+
+/** An ONNX model and what it expects. */
+export interface OnnxModel {
+  readonly bytes: Uint8Array;
+  readonly inputs: Readonly<Record<string, TensorType>>;
+  readonly outputs: Readonly<Record<string, TensorType>>;
+}
+
+/**
+ * Writes the graph that computes `outputs` as an ONNX model.
+ *
+ * @param outputs the results by the names they get
+ * @param options.bind where each parameter's value comes from; inputs are fed under their own names
+ * @param options.target what it will run on
+ * @throws Error for a parameter without a binding
+ */
+export function toOnnx(
+  outputs: Readonly<Record<string, Tensor>>,
+  options: { bind?: (leaf: Tensor) => Binding | undefined; target?: Target } = {},
+): OnnxModel {
+  const writer = new Writer(options.target ?? portableTarget, options.bind ?? (() => undefined));
+  for (const [name, tensor] of Object.entries(outputs)) writer.output(name, tensor);
+  return writer.finish();
+}
+
+class Writer implements Emitter {
+  private readonly nodes: NodeProto[] = [];
+  private readonly initializers: TensorProto[] = [];
+  private readonly names = new Map<Tensor, string>();
+  private readonly shared = new Map<string, string>();
+  private readonly constants = new Set<string>();
+  private readonly inputs = new Map<string, TensorType>();
+  private readonly outputs = new Map<string, TensorType>();
+  private scope = "";
+  private count = 0;
+
+  constructor(
+    readonly target: Target,
+    private readonly bind: (leaf: Tensor) => Binding | undefined,
+  ) {}
+
+  output(name: string, tensor: Tensor): void {
+    const value = this.value(tensor);
+    invariant(!this.outputs.has(name), `two outputs are called ${name}`);
+    this.outputs.set(name, tensor);
+    this.nodes.push(create(NodeProtoSchema, { opType: "Identity", input: [value], output: [name], name }));
+  }
+
+  /** The name of a tensor's value; writes whatever it needs first. */
+  private value(tensor: Tensor): string {
+    const known = this.names.get(tensor);
+    if (known) return known;
+    for (const node of topological([tensor])) {
+      if (this.names.has(node.outputs[0]!)) continue;
+      this.scope = `${node.scope}/${node.operator.name}`;
+      const inputs = node.inputs.map((x) => this.names.get(x)!);
+      const written = node.operator.onnx(this, inputs, node);
+      const names = typeof written === "string" ? [written] : written;
+      node.outputs.forEach((x, i) => {
+        this.names.set(x, names[i]!);
+      });
+    }
+    return this.names.get(tensor)!;
+  }
+
+  op(type: string, inputs: readonly string[], attributes: Attributes = {}, domain: keyof typeof OPSETS = ""): string {
+    return this.write(type, inputs, 1, attributes, domain)[0]!;
+  }
+
+  ops(type: string, inputs: readonly string[], outputs: number, attributes: Attributes = {}): string[] {
+    return this.write(type, inputs, outputs, attributes, "");
+  }
+
+  private write(type: string, inputs: readonly string[], outputs: number, attributes: Attributes, domain: string) {
+    const names = Array.from({ length: outputs }, () => `v${this.count++}`);
+    this.nodes.push(
+      create(NodeProtoSchema, {
+        opType: type,
+        domain,
+        name: `${this.scope}/${type}:${names[0]}`,
+        input: [...inputs],
+        output: names,
+        attribute: Object.entries(attributes).map(([name, value]) => attribute(name, value)),
+      }),
+    );
+    return names;
+  }
+
+  constant(value: HostTensor): string {
+    const bytes = bytesOf(value.data);
+    const key = bytes.length <= 256 ? `${value.dtype}[${value.shape}]${bytes}` : undefined;
+    const known = key && this.shared.get(key);
+    if (known) return known;
+    const name = `c${this.count++}`;
+    this.initialize(name, value.dtype, value.shape, { rawData: bytes });
+    if (key) this.shared.set(key, name);
+    return name;
+  }
+
+  ints(values: readonly number[]): string {
+    return this.constant({ dtype: "int64", shape: [values.length], data: BigInt64Array.from(values, BigInt) });
+  }
+
+  isConstant(name: string): boolean {
+    return this.constants.has(name);
+  }
+
+  leaf(tensor: Tensor): string {
+    const { operator, attributes } = tensor.node;
+    const binding = this.bind(tensor);
+    if (!binding) {
+      invariant(operator.name === inputOperator, "a parameter has no binding");
+      return this.graphInput((attributes as NamedLeaf).name, tensor);
+    }
+    switch (binding.kind) {
+      case "input":
+        return this.graphInput(binding.name, tensor);
+      case "tensor":
+        return this.value(binding.tensor);
+      case "data": {
+        const { dtype, shape, data } = binding.tensor;
+        const name = binding.name ?? `p${this.count++}`;
+        this.initialize(name, dtype, shape, { rawData: bytesOf(data) });
+        return this.cast(name, dtype, tensor);
+      }
+      case "external": {
+        const name = binding.name ?? `p${this.count++}`;
+        const entries = { location: binding.file, offset: binding.offset, length: binding.length };
+        this.initialize(name, binding.dtype, tensor.shape, {
+          dataLocation: DataLocation.EXTERNAL,
+          externalData: Object.entries(entries).map(([key, value]) =>
+            create(StringStringEntryProtoSchema, { key, value: String(value) }),
+          ),
+        });
+        return this.cast(name, binding.dtype, tensor);
+      }
+    }
+  }
+
+  private cast(name: string, from: DType, to: TensorType): string {
+    if (from === to.dtype) return name;
+    const cast = this.op("Cast", [name], { to: ONNX_TYPES[to.dtype] });
+    this.constants.add(cast);
+    return cast;
+  }
+
+  private graphInput(name: string, type: TensorType): string {
+    const known = this.inputs.get(name);
+    invariant(!known || `${known.dtype}${known.shape}` === `${type.dtype}${type.shape}`, `input ${name} has two types`);
+    this.inputs.set(name, type);
+    return name;
+  }
+
+  private initialize(name: string, dtype: DType, shape: Shape, content: Partial<TensorProto>): void {
+    this.constants.add(name);
+    this.initializers.push(
+      create(TensorProtoSchema, { name, dataType: ONNX_TYPES[dtype], dims: shape.map(BigInt), ...content } as never),
+    );
+  }
+
+  finish(): OnnxModel {
+    const graph = create(GraphProtoSchema, {
+      name: "allegory",
+      node: this.nodes,
+      initializer: this.initializers,
+      input: [...this.inputs].map(([name, type]) => valueInfo(name, type)),
+      output: [...this.outputs].map(([name, type]) => valueInfo(name, type)),
+    });
+    const model = create(ModelProtoSchema, {
+      irVersion: IR_VERSION,
+      producerName: "allegory",
+      graph,
+      opsetImport: Object.entries(OPSETS).map(([domain, version]) =>
+        create(OperatorSetIdProtoSchema, { domain, version: BigInt(version) }),
+      ),
+    });
+    return {
+      bytes: toBinary(ModelProtoSchema, model),
+      inputs: Object.fromEntries(this.inputs),
+      outputs: Object.fromEntries(this.outputs),
+    };
+  }
+}
+
+function bytesOf({ buffer, byteOffset, byteLength }: HostTensor["data"]): Uint8Array<ArrayBuffer> {
+  return new Uint8Array(buffer as ArrayBuffer, byteOffset, byteLength);
+}
+
+function valueInfo(name: string, type: TensorType): ValueInfoProto {
+  const dim = type.shape.map((axis) =>
+    create(TensorShapeProto_DimensionSchema, { value: { case: "dimValue", value: BigInt(axis) } }),
+  );
+  const tensor = create(TypeProto_TensorSchema, {
+    elemType: ONNX_TYPES[type.dtype],
+    shape: create(TensorShapeProtoSchema, { dim }),
+  });
+  return create(ValueInfoProtoSchema, {
+    name,
+    type: create(TypeProtoSchema, { value: { case: "tensorType", value: tensor } }),
+  });
+}
+
+function attribute(name: string, value: number | Float | string | readonly number[]) {
+  if (typeof value === "number")
+    return create(AttributeProtoSchema, { name, type: AttributeType.INT, i: BigInt(value) });
+  if (typeof value === "string")
+    return create(AttributeProtoSchema, { name, type: AttributeType.STRING, s: new TextEncoder().encode(value) });
+  if ("float" in value) return create(AttributeProtoSchema, { name, type: AttributeType.FLOAT, f: value.float });
+  return create(AttributeProtoSchema, { name, type: AttributeType.INTS, ints: value.map(BigInt) });
+}
+
+/** The number by which ONNX knows a dtype, for `Cast`. */
+export function onnxType(dtype: DType): number {
+  return ONNX_TYPES[dtype];
+}

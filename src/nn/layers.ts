@@ -1,0 +1,66 @@
+import {
+  add,
+  type ConvOptions,
+  conv2d as convolve,
+  gather,
+  matmul,
+  groupNorm as normalizeGroups,
+  layerNorm as normalizeLayer,
+  rmsNorm as normalizeRms,
+  type Tensor,
+} from "../graph/index.ts";
+import { module, parameter } from "./module.ts";
+
+/** torch's default for linear and convolution weights and biases: uniform within ±1/√fan_in. */
+const fanIn = (n: number) => ({ kind: "uniform", bound: 1 / Math.sqrt(n) }) as const;
+const constant = (value: number) => ({ kind: "constant", value }) as const;
+
+/** y = x·Wᵀ + b over the last axis: [..., inputs] → [..., outputs]. Weight [outputs, inputs] as in torch. */
+export function linear(inputs: number, outputs: number, { bias = true } = {}) {
+  const weight = parameter([outputs, inputs], fanIn(inputs));
+  const shift = bias ? parameter([outputs], fanIn(inputs)) : undefined;
+  return module({ weight, bias: shift }, (x: Tensor) => {
+    const y = matmul(x, weight.tensor, { transB: true });
+    return shift ? add(y, shift.tensor) : y;
+  });
+}
+
+/** Convolution of [n, inputs, h, w]; weight [outputs, inputs/groups, kernel, kernel]. */
+export function conv2d(
+  inputs: number,
+  outputs: number,
+  { kernel = 3, bias = true, groups = 1, ...options }: ConvOptions & { kernel?: number; bias?: boolean } = {},
+) {
+  const fan = (inputs / groups) * kernel * kernel;
+  const weight = parameter([outputs, inputs / groups, kernel, kernel], fanIn(fan));
+  const shift = bias ? parameter([outputs], fanIn(fan)) : undefined;
+  return module({ weight, bias: shift }, (x: Tensor) =>
+    convolve(x, weight.tensor, shift?.tensor, { groups, ...options }),
+  );
+}
+
+/** Group normalization with a scale and a shift for each channel of [n, channels, …]. */
+export function groupNorm(groups: number, channels: number, { epsilon = 1e-5 } = {}) {
+  const weight = parameter([channels], constant(1));
+  const bias = parameter([channels], constant(0));
+  return module({ weight, bias }, (x: Tensor) => normalizeGroups(x, weight.tensor, bias.tensor, groups, epsilon));
+}
+
+/** Root-mean-square normalization over the last axis with a scale. */
+export function rmsNorm(width: number, { epsilon = 1e-6 } = {}) {
+  const weight = parameter([width], constant(1));
+  return module({ weight }, (x: Tensor) => normalizeRms(x, weight.tensor, epsilon));
+}
+
+/** Layer normalization over the last axis; without `affine` it has no parameters. */
+export function layerNorm(width: number, { epsilon = 1e-5, affine = true, bias = true } = {}) {
+  const weight = affine ? parameter([width], constant(1)) : undefined;
+  const shift = affine && bias ? parameter([width], constant(0)) : undefined;
+  return module({ weight, bias: shift }, (x: Tensor) => normalizeLayer(x, weight?.tensor, shift?.tensor, epsilon));
+}
+
+/** A table of `count` rows of `width` numbers, looked up by int64 indices of any shape: [..., width]. */
+export function embedding(count: number, width: number, { deviation = 1 } = {}) {
+  const weight = parameter([count, width], { kind: "normal", deviation });
+  return module({ weight }, (indices: Tensor) => gather(weight.tensor, indices));
+}
