@@ -1,11 +1,12 @@
 import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { env, InferenceSession, listSupportedBackends, Tensor } from "onnxruntime-node";
+import { env, InferenceSession, listSupportedBackends, type Tensor } from "onnxruntime-node";
 import { messageOf } from "../core/errors.ts";
-import { arrayFor, type DType, type HostTensor, hostTensor, sizeOf } from "../core/host-tensor.ts";
+import { arrayFor, describeShape, type HostTensor, hostTensor, sizeOf } from "../core/host-tensor.ts";
 import { chooseDevice } from "./device.ts";
 import { endedInPlace, MARKER, markInPlace } from "./in-place.ts";
+import { fromOrt, infoOf, toOrt } from "./ort-tensor.ts";
 import { type Profile, summarizeProfile } from "./profile.ts";
 import type { Requests } from "./protocol.ts";
 import { checkResident, type Device, type DeviceName, fixedShape, isShared, type TensorInfo } from "./session.ts";
@@ -30,8 +31,12 @@ export async function openEngine({ model, options }: Requests["open"]): Promise<
   env.logLevel = "fatal";
   const listed = listSupportedBackends().map((backend) => backend.name);
   const device = await chooseDevice(options.device ?? "cpu", listed, failureOf);
-  const swapped = Object.values(resident).filter((output) => output !== null);
-  const inPlace = device.name === "cpu" && swapped.length > 0;
+  /** The resident input that an output feeds. */
+  const feeding = new Map(
+    Object.entries(resident).flatMap(([input, output]) => (output === null ? [] : [[output, input]])),
+  );
+  // A model file is best left to ONNX Runtime to read, unless much would be copied at every run.
+  const inPlace = device.name === "cpu" && (model instanceof Uint8Array || feeding.size > 0);
   const profileFolder = options.profile ? await mkdtemp(join(tmpdir(), "allegory-profile-")) : undefined;
 
   const session = await load(model, options, device.name, inPlace, profileFolder);
@@ -46,46 +51,43 @@ export async function openEngine({ model, options }: Requests["open"]): Promise<
   /** Memory of this thread for shared tensors: ONNX Runtime in Node 20 takes no SharedArrayBuffer. */
   const staging = new Map<string, HostTensor>();
 
-  const ofThisThread = (key: string, tensor: HostTensor): HostTensor => {
-    if (!isShared(tensor)) return tensor;
-    let copy = staging.get(key);
-    if (copy?.data.length !== tensor.data.length) {
-      copy = hostTensor(tensor.dtype, tensor.shape, arrayFor(tensor.dtype, tensor.data.length));
-      staging.set(key, copy);
-    }
-    copy.data.set(tensor.data as never);
-    return { ...copy, shape: tensor.shape };
+  /** A copy of `tensor` in the memory that `place` has for `key`. */
+  const copyInto = (place: Map<string, HostTensor>, key: string, tensor: HostTensor): HostTensor => {
+    const { dtype, shape, data } = tensor;
+    const old = place.get(key);
+    const copy = old?.data.length === data.length ? old.data : arrayFor(dtype, data.length);
+    copy.set(data as never);
+    place.set(key, hostTensor(dtype, shape, copy));
+    return place.get(key)!;
   };
 
-  /** A run into preallocated memory: nothing is copied. */
-  const runInPlace = async (feeds: Record<string, Tensor>, fetch: readonly string[]) => {
-    const results: Record<string, HostTensor> = {};
-    for (const [input, output] of Object.entries(resident)) {
-      if (output === null) continue;
-      const current = state.get(input)!;
-      const target =
-        spare.get(input) ?? hostTensor(current.dtype, current.shape, arrayFor(current.dtype, current.data.length));
-      spare.set(input, target);
-      results[output] = target;
-    }
+  /** Where a run shall write its outputs, or undefined when the shape of one is not known before the run. */
+  const targetsFor = (fetch: readonly string[], shared: ReadonlySet<string>) => {
+    const targets: Record<string, HostTensor> = {};
     for (const output of fetch) {
-      if (results[output]) continue;
-      const info = outputs.find((info) => info.name === output)!;
-      const shape = fixedShape(info.shape);
-      if (!shape) {
-        throw new Error(`${name}: output '${output}' has no fixed shape, which a session with resident state needs`);
-      }
-      results[output] = hostTensor(info.dtype, shape, arrayFor(info.dtype, sizeOf(shape)));
+      const { dtype, shape } = outputs.find((info) => info.name === output)!;
+      const fixed = fixedShape(shape);
+      if (!fixed) return undefined;
+      const allocate = () => hostTensor(dtype, fixed, arrayFor(dtype, sizeOf(fixed)));
+      const input = feeding.get(output);
+      if (input !== undefined) targets[output] = remember(spare, input, allocate);
+      else if (shared.has(output)) targets[output] = remember(staging, `out ${output}`, allocate);
+      else targets[output] = allocate();
     }
+    return targets;
+  };
+
+  /** A run into `targets`: nothing is copied. */
+  const runInPlace = async (feeds: Record<string, Tensor>, targets: Record<string, HostTensor>) => {
     const fetches: Record<string, Tensor | null> = { [MARKER]: null };
-    for (const [output, tensor] of Object.entries(results)) fetches[output] = toOrt(tensor);
+    for (const [output, tensor] of Object.entries(targets)) fetches[output] = toOrt(tensor);
     try {
       const unused = await session.run(feeds, fetches as InferenceSession.FetchesType);
       for (const tensor of Object.values(unused)) tensor.dispose();
     } catch (error) {
       if (!endedInPlace(error)) throw error;
     }
-    return results;
+    return targets;
   };
 
   /** A run whose results ONNX Runtime allocates. */
@@ -110,37 +112,34 @@ export async function openEngine({ model, options }: Requests["open"]): Promise<
       for (const { name: input } of inputs) {
         const tensor = input in resident ? state.get(input) : feeds[input];
         if (!tensor) throw new Error(`${name}: resident input '${input}' was never set: write('${input}', …) first`);
-        given[input] = toOrt(ofThisThread(`in ${input}`, tensor));
+        given[input] = toOrt(isShared(tensor) ? copyInto(staging, `in ${input}`, tensor) : tensor);
       }
-      const wanted = fetch ?? outputs.map((output) => output.name).filter((output) => !swapped.includes(output));
-      const all = [...new Set([...swapped, ...wanted])];
+      const wanted = fetch ?? outputs.map((output) => output.name).filter((output) => !feeding.has(output));
+      const all = [...new Set([...feeding.keys(), ...wanted])];
+      const targets = inPlace ? targetsFor(all, new Set(Object.keys(into))) : undefined;
       let results: Record<string, HostTensor>;
       try {
-        results = await (inPlace ? runInPlace(given, all) : runFresh(given, all));
+        results = await (targets ? runInPlace(given, targets) : runFresh(given, all));
       } catch (error) {
         throw new Error(explain(name, error, inputs, feeds), { cause: error });
       }
-      for (const [input, output] of Object.entries(resident)) {
-        if (output === null) continue;
-        spare.set(input, state.get(input)!);
+      for (const [output, target] of Object.entries(into)) {
+        const { data, shape } = results[output]!;
+        if (data.length === target.data.length) continue;
+        throw new Error(
+          `${name}: output '${output}' is ${describeShape(shape)}, not of the size of the tensor given for it`,
+        );
+      }
+      for (const [output, input] of feeding) {
+        if (targets) spare.set(input, state.get(input)!);
         state.set(input, results[output]!);
       }
       const returned: Record<string, HostTensor> = {};
       for (const output of wanted) {
         const result = results[output]!;
         const target = into[output];
-        if (target) {
-          if (result.data.length !== target.data.length) {
-            throw new Error(
-              `${name}: output '${output}' is [${result.shape}], more or less than the tensor given for it`,
-            );
-          }
-          target.data.set(result.data as never);
-        } else if (swapped.includes(output)) {
-          returned[output] = handOver({ ...result, data: result.data.slice() } as HostTensor, transfer);
-        } else {
-          returned[output] = handOver(result, transfer);
-        }
+        if (target) target.data.set(result.data as never);
+        else returned[output] = handOver(feeding.has(output) ? copyOf(result) : result, transfer);
       }
       return returned;
     },
@@ -148,16 +147,12 @@ export async function openEngine({ model, options }: Requests["open"]): Promise<
     read(input, transfer) {
       const tensor = state.get(input);
       if (!tensor) throw new Error(`${name}: resident input '${input}' was never set`);
-      return handOver({ ...tensor, data: tensor.data.slice() } as HostTensor, transfer);
+      return handOver(copyOf(tensor), transfer);
     },
 
     write(input, tensor) {
-      const own = isShared(tensor)
-        ? hostTensor(tensor.dtype, tensor.shape, arrayFor(tensor.dtype, tensor.data.length))
-        : tensor;
-      if (own !== tensor) own.data.set(tensor.data as never);
-      state.set(input, own);
-      if (spare.get(input)?.data.length !== own.data.length) spare.delete(input);
+      if (isShared(tensor)) copyInto(state, input, tensor);
+      else state.set(input, tensor);
     },
 
     async profile() {
@@ -167,7 +162,7 @@ export async function openEngine({ model, options }: Requests["open"]): Promise<
       if (!file) throw new Error(`${name}: its profile was read already`);
       const events = JSON.parse(await readFile(join(profileFolder, file), "utf8"));
       await rm(join(profileFolder, file));
-      return summarizeProfile(events);
+      return summarizeProfile(events.filter((event: { name?: string }) => !event.name?.startsWith(MARKER)));
     },
 
     async close() {
@@ -214,6 +209,17 @@ async function load(
   }
 }
 
+function copyOf(tensor: HostTensor): HostTensor {
+  return { ...tensor, data: tensor.data.slice() };
+}
+
+/** What `map` holds for `key`, made when it holds nothing. */
+function remember<K, V>(map: Map<K, V>, key: K, make: () => V): V {
+  const value = map.get(key) ?? make();
+  map.set(key, value);
+  return value;
+}
+
 /** Undefined when a session starts on `device`, else why it does not. */
 async function failureOf(device: DeviceName): Promise<string | undefined> {
   try {
@@ -223,37 +229,6 @@ async function failureOf(device: DeviceName): Promise<string | undefined> {
   } catch (error) {
     return messageOf(error).trim().split("\n")[0]!;
   }
-}
-
-const DTYPES: readonly string[] = [
-  "float32",
-  "float64",
-  "float16",
-  "int64",
-  "int32",
-  "int16",
-  "int8",
-  "uint8",
-  "uint16",
-  "uint32",
-  "bool",
-] satisfies DType[];
-
-function infoOf(model: string, meta: InferenceSession.ValueMetadata): TensorInfo {
-  if (!meta.isTensor) throw new Error(`${model}: '${meta.name}' is not a tensor`);
-  if (!DTYPES.includes(meta.type)) throw new Error(`${model}: '${meta.name}' has the unsupported type ${meta.type}`);
-  return { name: meta.name, dtype: meta.type as DType, shape: meta.shape };
-}
-
-function toOrt({ dtype, data, shape }: HostTensor): Tensor {
-  return new Tensor(dtype as "float32", data as Float32Array, shape);
-}
-
-function fromOrt(tensor: Tensor): HostTensor {
-  const data = tensor.data as Float32Array;
-  // Newer versions of Node have a Float16Array, in which ONNX Runtime returns float16; ours are raw bits.
-  const bits = tensor.type === "float16" ? new Uint16Array(data.buffer, data.byteOffset, data.length) : data;
-  return hostTensor(tensor.type as DType, [...tensor.dims], bits as never);
 }
 
 /** Marks a tensor's memory to be moved, not copied, with the reply. */

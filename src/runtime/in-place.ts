@@ -5,8 +5,8 @@ import { ModelProtoSchema, TensorProto_DataType } from "onnx-buf";
  * Making onnxruntime-node leave outputs where they are.
  *
  * Given a preallocated tensor for an output, onnxruntime-node 1.30 does write the result there, but then copies every
- * output once more into fresh JavaScript memory for its return value: 23 ms of a 29 ms step for 44 MB of state, and
- * garbage of the same size. Nothing switches that off. But the copying starts only after the run, output by output,
+ * output once more into fresh JavaScript memory for its return value: for 44 MB of state 23 ms of 29 ms, and garbage of the
+ * same size. Nothing switches that off. But the copying starts only after the run, output by output,
  * and stops at an output that is not a tensor, with `NOT_A_TENSOR`. So a model whose *first* output is an empty
  * sequence, all others preallocated, runs to its end, copies nothing, and reports an error that says so.
  *

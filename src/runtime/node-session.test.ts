@@ -3,6 +3,8 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
+import { create, toBinary } from "@bufbuild/protobuf";
+import { ModelProtoSchema, TensorProto_DataLocation, TensorProto_DataType } from "onnx-buf";
 import { afterEach, describe, expect, test } from "vitest";
 import { UserError } from "../core/errors.ts";
 import { float32, hostTensor, int64, zeros } from "../core/host-tensor.ts";
@@ -141,6 +143,7 @@ describe("a session", () => {
         outputs: [tensor("y", shape, "int64")],
       });
     expect((await (await open(identity([]))).run({ x: int64([], [7]) })).y).toEqual(int64([], [7]));
+    expect((await (await open(identity([0]))).run({ x: int64([0], []) })).y).toEqual(int64([0], []));
     expect((await (await open(identity(["n"]))).run({ x: int64([0], []) })).y).toEqual(int64([0], []));
   });
 
@@ -151,6 +154,41 @@ describe("a session", () => {
       await writeFile(path, training);
       const session = await open({ path }, { resident: trainingState });
       expect(session.name).toBe("training.onnx");
+    } finally {
+      await rm(folder, { recursive: true });
+    }
+  });
+
+  test("takes weights from the middle of a file, at an odd offset", async () => {
+    const folder = await mkdtemp(join(tmpdir(), "allegory-test-"));
+    try {
+      const weights = Buffer.alloc(20 + 8);
+      weights.writeFloatLE(3, 13);
+      weights.writeFloatLE(4, 17);
+      await writeFile(join(folder, "weights.bin"), weights);
+      const initializer = create(ModelProtoSchema, {
+        graph: {
+          initializer: [
+            {
+              name: "w",
+              dims: [2n],
+              dataType: TensorProto_DataType.FLOAT,
+              dataLocation: TensorProto_DataLocation.EXTERNAL,
+              externalData: Object.entries({ location: "weights.bin", offset: "13", length: "8" }).map(
+                ([key, value]) => ({ key, value }),
+              ),
+            },
+          ],
+        },
+      });
+      const scale = smallModel({
+        nodes: [{ opType: "Mul", input: ["w", "x"], output: ["y"] }],
+        inputs: [tensor("x", [2])],
+        outputs: [tensor("y", [2])],
+      });
+      const model = Buffer.concat([scale, toBinary(ModelProtoSchema, initializer)]);
+      const session = await open(model, { externalData: folder });
+      expect((await session.run({ x: float32([2], [10, 100]) })).y).toEqual(float32([2], [30, 400]));
     } finally {
       await rm(folder, { recursive: true });
     }
@@ -232,6 +270,25 @@ describe("resident state", () => {
     await session.run(feeds);
     await session.run(feeds);
     expect(first).toEqual({ "next.w": float32([3], [1, 11, 22]) });
+  });
+
+  test("may have an axis whose size is known only at the run", async () => {
+    const growing = smallModel({
+      nodes: [{ opType: "Add", input: ["w", "w"], output: ["next.w"] }],
+      inputs: [tensor("w", ["n"])],
+      outputs: [tensor("next.w", ["n"])],
+    });
+    const session = await open(growing, { resident: { w: "next.w" } });
+    for (const values of [[1], [2, 3], [4, 5, 6]]) {
+      await session.write("w", values.length === 2 ? shared([2], values) : float32([values.length], values));
+      expect(await session.run({})).toEqual({});
+      await session.run({});
+      const expected = float32(
+        [values.length],
+        values.map((value) => 4 * value),
+      );
+      expect(await session.read("w")).toEqual(expected);
+    }
   });
 
   test("has to be set before the first run", async () => {
@@ -358,6 +415,11 @@ describe("errors", () => {
   });
 });
 
+test("the number of threads has to be a whole number", async () => {
+  await expect(open(arithmetic, { threads: 1.5 })).rejects.toThrow(UserError);
+  await expect(open(arithmetic, { threads: 0 })).rejects.toThrow("0 threads were asked for");
+});
+
 test("closing lets the runs already called finish and refuses later ones", async () => {
   const session = await open(arithmetic);
   const a = float32([1], [2]);
@@ -374,13 +436,41 @@ test("with device auto the session says which device it took and why", async () 
   expect(session.device.reason).toMatch(/^auto: ./);
 });
 
-test("several sessions read the same shared memory and write their own at once", async () => {
-  const a = shared([2], [1, 2]);
-  const workers = await Promise.all([open(arithmetic), open(arithmetic)]);
-  const sums = await Promise.all(
-    workers.map(async (worker, i) => (await worker.run({ a, b: float32([2], [i, i]) }, { fetch: ["sum"] })).sum?.data),
+test("several sessions hand tensors to each other through shared memory", async () => {
+  // Data parallelism: the same weights and different batches in two threads, the sum of their results in a third.
+  const scale = smallModel({
+    nodes: [{ opType: "Mul", input: ["w", "x"], output: ["g"] }],
+    inputs: [tensor("w", [2]), tensor("x", [2])],
+    outputs: [tensor("g", [2])],
+  });
+  const w = shared([2], [1, 2]);
+  const gradients = [shared([2], [0, 0]), shared([2], [0, 0])];
+  const workers = await Promise.all([open(scale), open(scale)]);
+  const reducer = await open(arithmetic);
+  for (let step = 1; step <= 3; step++) {
+    w.data[0] = step;
+    await Promise.all(
+      workers.map((worker, i) => worker.run({ w, x: float32([2], [i + 1, 10]) }, { into: { g: gradients[i]! } })),
+    );
+    const { sum } = await reducer.run({ a: gradients[0]!, b: gradients[1]! }, { fetch: ["sum"] });
+    expect(sum).toEqual(float32([2], [3 * step, 40]));
+  }
+});
+
+test("an output may be an input, unchanged, and lie in a row with computed ones", async () => {
+  const session = await open(
+    smallModel({
+      nodes: [
+        { opType: "Identity", input: ["x"], output: ["same"] },
+        { opType: "Identity", input: ["same"], output: ["again"] },
+        { opType: "Add", input: ["again", "x"], output: ["twice"] },
+      ],
+      inputs: [tensor("x", [2])],
+      outputs: [tensor("same", [2]), tensor("twice", [2]), tensor("again", [2])],
+    }),
   );
-  expect(sums).toEqual([new Float32Array([1, 2]), new Float32Array([2, 3])]);
+  const x = float32([2], [1, 2]);
+  expect(await session.run({ x })).toEqual({ same: x, again: x, twice: float32([2], [2, 4]) });
 });
 
 test("profiling sums the time of each operator over the runs", async () => {

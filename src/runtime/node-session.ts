@@ -1,5 +1,6 @@
 import { availableParallelism } from "node:os";
 import { basename } from "node:path";
+import { UserError } from "../core/errors.ts";
 import type { HostTensor } from "../core/host-tensor.ts";
 import { checkFeeds, checkFetches, checkTensor, isShared, type Session, type SessionOptions } from "./session.ts";
 import { startWorker } from "./worker-host.ts";
@@ -21,6 +22,11 @@ export async function openSession(
 ): Promise<Session> {
   const { threads = availableParallelism(), resident = {} } = options;
   const name = options.name ?? (model instanceof Uint8Array ? "model" : basename(model.path));
+  if (!Number.isInteger(threads) || threads < 1) {
+    throw new UserError(`${threads} threads were asked for; accepted is a whole number from 1 on.`, {
+      field: "threads",
+    });
+  }
   const host = startWorker(WORKER, name);
   const copy = model instanceof Uint8Array ? new Uint8Array(model) : model;
   const transfer = copy instanceof Uint8Array ? [copy.buffer as ArrayBuffer] : [];
