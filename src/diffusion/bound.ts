@@ -58,7 +58,8 @@ export async function variationalBound(
       const logVariance =
         variance === "learned_range"
           ? learnedRangeLogVariance(prediction.variance![i]!, at)
-          : // β̃ of the first step is 0; as Ho et al.'s code does, it takes the second's.
+          : // β̃ of timestep 0 is 0, no variance of a decoder; β_0 is what x_0 given x_1 has.
+            Math.log(variance === "large" || t === 0 ? at.beta : at.variance); as Ho et al.'s code does, it takes the second's.
             Math.log(
               variance === "large"
                 ? at.beta
