@@ -55,18 +55,10 @@ export async function variationalBound(
     const term = new Float64Array(images);
     for (let i = 0; i < x.data.length; i++) {
       const mean = at.x0Weight * prediction.x0[i]! + at.xWeight * x.data[i]!;
+      // β̃ of timestep 0 is 0, no variance of a decoder; β_0 is what x_0 given x_1 has.
+      const fixed = variance === "large" || t === 0 ? at.beta : at.variance;
       const logVariance =
-        variance === "learned_range"
-          ? learnedRangeLogVariance(prediction.variance![i]!, at)
-          : // β̃ of timestep 0 is 0, no variance of a decoder; β_0 is what x_0 given x_1 has.
-            Math.log(variance === "large" || t === 0 ? at.beta : at.variance); as Ho et al.'s code does, it takes the second's.
-            Math.log(
-              variance === "large"
-                ? at.beta
-                : t > 0
-                  ? at.variance
-                  : posterior(schedule, Math.min(1, schedule.steps - 1)).variance,
-            );
+        variance === "learned_range" ? learnedRangeLogVariance(prediction.variance![i]!, at) : Math.log(fixed);
       const trueMean = at.x0Weight * x0.data[i]! + at.xWeight * x.data[i]!;
       term[Math.floor(i / size)]! +=
         t === 0
