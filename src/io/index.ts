@@ -9,6 +9,46 @@ export {
   isFloat,
 } from "./half-precision.ts";
 export {
+  asGray,
+  asRgb,
+  type HostImage,
+  hostImage,
+  imagesFromBytes,
+  imagesFromTensor,
+  tensorFromImages,
+} from "./host-image.ts";
+export { type AnimationOptions, type GridOptions, imageGrid, saveAnimation, saveGrid } from "./image-grid.ts";
+export {
+  type DecodedImage,
+  type DecodeOptions,
+  decodeImage,
+  type EncodeOptions,
+  encodeImage,
+  type ImageFormat,
+  type ImageSize,
+  resizeImage,
+  saveImage,
+} from "./images.ts";
+export { type JsonObject, readJsonObject, writeJsonObject } from "./json-file.ts";
+export {
+  type ComponentToWrite,
+  isPipelineFolder,
+  type ModelFolder,
+  type ModelToWrite,
+  type PipelineComponent,
+  type PipelineFolder,
+  readModelFolder,
+  readPipelineFolder,
+  readSchedulerConfig,
+  type WriteModelOptions,
+  writeDdpmPipeline,
+  writeModelFolder,
+  writePipelineFolder,
+} from "./model-folder.ts";
+export { type ModelWeights, openWeightFile, openWeights, type WeightLocation } from "./model-weights.ts";
+export { linePlot, type PlotOptions, type Series, savePlot } from "./plot.ts";
+export { pngText } from "./png-text.ts";
+export {
   type LazyTensor,
   readSafetensors,
   readSafetensorsHeader,
@@ -24,3 +64,4 @@ export {
   type TensorDescription,
   type TensorEntry,
 } from "./safetensors-format.ts";
+export { type TerminalImageOptions, terminalImage } from "./terminal-image.ts";

@@ -184,7 +184,7 @@ function linearTicks(low: number, high: number, count: number): number[] {
 function logTicks(low: number, high: number, count: number): number[] {
   if (high - low < Math.log10(3)) return linearTicks(10 ** low, 10 ** high, count).filter((value) => value > 0);
   const decades = Math.ceil((high - low) / count);
-  const factors = high - low < 2 ? [1, 2, 5] : [1];
+  const factors = high - low < 2.5 ? [1, 2, 5] : [1];
   const ticks: number[] = [];
   for (let power = Math.floor(low / decades) * decades; power <= high; power += decades) {
     for (const factor of factors) ticks.push(Number(`${factor}e${power}`));

@@ -1,0 +1,175 @@
+import { cp, mkdir, mkdtemp, readFile, rename, rm, symlink, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { float32, type HostTensor, int64 } from "../core/host-tensor.ts";
+import {
+  readModelFolder,
+  readPipelineFolder,
+  readSchedulerConfig,
+  writeDdpmPipeline,
+  writeModelFolder,
+} from "./model-folder.ts";
+import { openWeights } from "./model-weights.ts";
+import { readSafetensors } from "./safetensors.ts";
+
+let root: string;
+beforeAll(async () => {
+  root = await mkdtemp(join(tmpdir(), "allegory-model-folder-"));
+});
+afterAll(() => rm(root, { recursive: true, force: true }));
+
+const tensors = new Map<string, HostTensor>([
+  ["conv.weight", float32([2, 2], [1, 2, 3, 4])],
+  ["conv.bias", float32([2], [0.5, -0.5])],
+  ["position_ids", int64([2], [0, 1])],
+]);
+const model = { config: { sample_size: 8, block_out_channels: [8, 16] }, className: "UNet2DModel", tensors };
+
+describe("a model folder", () => {
+  it("gives back the config and every weight, where it lies in the file", async () => {
+    const path = join(root, "plain");
+    await writeModelFolder(path, model);
+    const read = await readModelFolder(path);
+    expect(read.className).toBe("UNet2DModel");
+    expect(read.config).toMatchObject(model.config);
+    expect([...read.weights.tensors.keys()].sort()).toEqual([...tensors.keys()].sort());
+    for (const [name, tensor] of tensors) expect(await read.weights.read(name)).toEqual(tensor);
+    const place = read.weights.tensors.get("conv.bias")!;
+    expect((await readFile(place.path)).readFloatLE(place.offset + 4)).toBe(-0.5);
+    expect(read.weights.metadata).toEqual({ format: "pt" });
+    await expect(read.weights.read("conv.wieght")).rejects.toThrow(/has no weight conv\.wieght/);
+  });
+
+  it("is split over several files that the index names, and read as one", async () => {
+    const path = join(root, "sharded");
+    await writeModelFolder(path, model);
+    await writeModelFolder(path, model, { maxShardBytes: 20 });
+    const index = JSON.parse(await readFile(join(path, "diffusion_pytorch_model.safetensors.index.json"), "utf8"));
+    expect(index.metadata.total_size).toBe(40);
+    expect(index.weight_map["conv.bias"]).toBe("diffusion_pytorch_model-00002-of-00003.safetensors");
+    const weights = await openWeights(path);
+    expect(weights.files.length).toBe(3);
+    for (const [name, tensor] of tensors) expect(await weights.read(name)).toEqual(tensor);
+  });
+
+  it("keeps variants apart and names those it has", async () => {
+    const path = join(root, "variants");
+    await writeModelFolder(path, model, { variant: "fp16", dtype: "float16" });
+    await expect(openWeights(path)).rejects.toThrow(
+      /no diffusion_pytorch_model\.safetensors.*has weights variant "fp16"/,
+    );
+    await expect(openWeights(path, { variant: "ema" })).rejects.toThrow(/model\.ema\.safetensors.*variant "fp16"/);
+    const weights = await openWeights(path, { variant: "fp16" });
+    expect((await weights.read("conv.bias")).data).toEqual(Uint16Array.of(0x3800, 0xb800));
+    expect((await weights.read("position_ids")).dtype).toBe("int64");
+    await writeModelFolder(path, model, { variant: "bf16", maxShardBytes: 20 });
+    expect((await openWeights(path, { variant: "bf16" })).files.length).toBe(3);
+    await writeModelFolder(path, model);
+    await expect(openWeights(path, { variant: "fp32" })).rejects.toThrow(/without a variant/);
+  });
+
+  it("of transformers is named as transformers names it", async () => {
+    const path = join(root, "text-encoder");
+    await writeModelFolder(path, { ...model, className: "CLIPTextModel" }, { library: "transformers" });
+    const read = await readModelFolder(path);
+    expect(read.className).toBe("CLIPTextModel");
+    expect(read.weights.files[0]).toMatch(/[\\/]model\.safetensors$/);
+  });
+
+  it("is refused with the reason when weights are missing or pickled", async () => {
+    const path = join(root, "pickled");
+    await mkdir(path);
+    await expect(readModelFolder(path)).rejects.toThrow(/There is no file .*config\.json/);
+    await writeFile(join(path, "config.json"), "{");
+    await expect(readModelFolder(path)).rejects.toThrow(/config\.json is not JSON/);
+    await writeFile(join(path, "config.json"), "[1]");
+    await expect(readModelFolder(path)).rejects.toThrow(/holds a list; a JSON object is needed/);
+    await writeFile(join(path, "config.json"), "{}");
+    await expect(readModelFolder(path)).rejects.toThrow(/It has config\.json/);
+    await writeFile(join(path, "diffusion_pytorch_model.bin"), "x");
+    await expect(readModelFolder(path)).rejects.toThrow(/only pickled weights[\s\S]*run any program/);
+    await expect(readModelFolder(join(root, "nowhere"))).rejects.toThrow(/There is no file/);
+    await expect(openWeights(join(root, "nowhere"))).rejects.toThrow(/There is no folder/);
+  });
+
+  it("with an index that does not fit its shards is refused, naming the tensors", async () => {
+    const path = join(root, "bad-index");
+    await writeModelFolder(path, model, { maxShardBytes: 20 });
+    const file = join(path, "diffusion_pytorch_model.safetensors.index.json");
+    const index = JSON.parse(await readFile(file, "utf8"));
+    const write = (map: unknown) => writeFile(file, JSON.stringify({ ...index, weight_map: map }));
+    const { "conv.bias": bias, ...rest } = index.weight_map;
+    await write({ ...index.weight_map, extra: bias });
+    await expect(openWeights(path)).rejects.toThrow(/lacks extra/);
+    await write({ ...rest, "conv.bias": rest["conv.weight"] });
+    await expect(openWeights(path)).rejects.toThrow(/lacks conv\.bias/);
+    await write({ ...rest, other: bias });
+    await expect(openWeights(path)).rejects.toThrow(/holds conv\.bias, which/);
+    for (const place of ["../secret.safetensors", "/etc/x.safetensors", "a\\b.safetensors", "weights.bin", 7]) {
+      await write({ ...rest, "conv.bias": place });
+      await expect(openWeights(path)).rejects.toThrow(/a \.safetensors file in the same folder is needed/);
+    }
+    await write({});
+    await expect(openWeights(path)).rejects.toThrow(/has no weight_map/);
+  });
+
+  it("that links to a cache gives the real path of its weights", async () => {
+    const path = join(root, "linked");
+    await writeModelFolder(path, model);
+    const blob = join(root, "blob");
+    await rename(join(path, "diffusion_pytorch_model.safetensors"), blob);
+    await symlink(blob, join(path, "diffusion_pytorch_model.safetensors"));
+    const weights = await openWeights(path);
+    expect(weights.files[0]).toMatch(/blob$/);
+    expect(await weights.read("conv.bias")).toEqual(tensors.get("conv.bias"));
+  });
+});
+
+describe("a pipeline folder", () => {
+  it("of an unconditional model has diffusers' files and fields", async () => {
+    const path = join(root, "ddpm");
+    await writeDdpmPipeline(
+      path,
+      { config: model.config, tensors },
+      { num_train_timesteps: 1000, beta_schedule: "linear" },
+    );
+    expect(JSON.parse(await readFile(join(path, "model_index.json"), "utf8"))).toEqual({
+      _class_name: "DDPMPipeline",
+      _diffusers_version: "0.40.0",
+      scheduler: ["diffusers", "DDPMScheduler"],
+      unet: ["diffusers", "UNet2DModel"],
+    });
+    const pipeline = await readPipelineFolder(path);
+    expect(pipeline.className).toBe("DDPMPipeline");
+    expect([...pipeline.components.keys()]).toEqual(["scheduler", "unet"]);
+    const unet = await readModelFolder(pipeline.components.get("unet")!.path);
+    expect(await unet.weights.read("conv.bias")).toEqual(tensors.get("conv.bias"));
+    const scheduler = await readSchedulerConfig(pipeline.components.get("scheduler")!.path);
+    expect(scheduler).toMatchObject({ _class_name: "DDPMScheduler", num_train_timesteps: 1000 });
+    const text = await readFile(join(path, "unet", "config.json"), "utf8");
+    expect(text.indexOf("_class_name")).toBeLessThan(text.indexOf("block_out_channels"));
+    expect((await readSafetensors(join(path, "unet", "diffusion_pytorch_model.safetensors"))).size).toBe(3);
+  });
+
+  it("leaves out what is switched off and refuses what is missing", async () => {
+    const path = join(root, "partial");
+    await cp(join(root, "ddpm"), path, { recursive: true });
+    const file = join(path, "model_index.json");
+    const index = JSON.parse(await readFile(file, "utf8"));
+    await writeFile(file, JSON.stringify({ ...index, safety_checker: [null, null], requires_safety_checker: false }));
+    const pipeline = await readPipelineFolder(path);
+    expect([...pipeline.components.keys()]).toEqual(["scheduler", "unet"]);
+    expect(pipeline.options).toEqual({ requires_safety_checker: false });
+    await writeFile(file, JSON.stringify({ ...index, "../vae": ["diffusers", "AutoencoderKL"] }));
+    await expect(readPipelineFolder(path)).rejects.toThrow(/a folder name is needed/);
+    await writeFile(file, JSON.stringify({ ...index, vae: ["diffusers", "AutoencoderKL"] }));
+    expect((await readPipelineFolder(path)).components.get("vae")!.className).toBe("AutoencoderKL");
+    await expect(readPipelineFolder(path, { needs: ["vae"] })).rejects.toThrow(/is not complete: .*vae is missing/);
+    await expect(readPipelineFolder(path, { needs: ["text_encoder"] })).rejects.toThrow(
+      /lists no text_encoder; it lists/,
+    );
+    await writeFile(file, JSON.stringify({ ...index, unet: ["diffusers", null] }));
+    await expect(readPipelineFolder(path)).rejects.toThrow(/for unet; \[library, class\]/);
+  });
+});
