@@ -1,0 +1,96 @@
+import { z } from "zod";
+import { UserError } from "../core/errors.ts";
+
+/** A network's `config.json`: every field by name, as diffusers writes it. */
+export type Config = Readonly<Record<string, unknown>>;
+
+/** Fields that describe the file, not the network: kept as they are. */
+const isMetadata = (name: string) => name.startsWith("_");
+
+/**
+ * Reads a network's configuration: fields that are missing get diffusers' defaults, values that cannot be taken and
+ * fields that are not known are refused by name.
+ *
+ * @param className the network's class, for messages
+ * @param fields what is accepted for each field, with its default
+ * @param given the parsed `config.json`
+ * @throws UserError that lists everything that is wrong
+ */
+export function readConfig<Fields extends z.ZodRawShape>(
+  className: string,
+  fields: Fields,
+  given: Config,
+): z.output<z.ZodObject<Fields>> {
+  if (given._class_name !== undefined && given._class_name !== className) {
+    throw new UserError(`This is the configuration of a ${String(given._class_name)}, not of a ${className}.`, {
+      field: "_class_name",
+    });
+  }
+  const own = Object.fromEntries(Object.entries(given).filter(([name]) => !isMetadata(name)));
+  const result = z.strictObject(fields).safeParse(own, { reportInput: true });
+  if (result.success) return result.data as z.output<z.ZodObject<Fields>>;
+  const problems = result.error.issues.map((issue) => describe(issue, own));
+  const [first] = result.error.issues;
+  throw new UserError(
+    `The configuration of this ${className} cannot be taken:\n${problems.map((text) => `  ${text}`).join("\n")}`,
+    { field: first && String(first.path[0] ?? "") },
+  );
+}
+
+function describe(issue: z.core.$ZodIssue, given: Config): string {
+  if (issue.code === "unrecognized_keys") {
+    return `${issue.keys.map((key) => `"${key}"`).join(", ")}: no such field is known`;
+  }
+  const value = issue.path.reduce<unknown>(
+    (inside, key) => (inside as Record<PropertyKey, unknown> | undefined)?.[key],
+    given,
+  );
+  return `"${issue.path.join(".")}" is ${JSON.stringify(value) ?? "missing"}; ${issue.message}`;
+}
+
+/** The configuration as it is saved: `_class_name` first, then every field. */
+export function savedConfig(className: string, config: object): Config {
+  return { _class_name: className, ...config };
+}
+
+// ---- kinds of fields ---------------------------------------------------------------------------------------------------
+
+const positive = "a whole number from 1 is needed";
+
+/** A whole number from 1. */
+export const count = () => z.number(positive).int(positive).min(1, positive);
+
+/** Any number. */
+export const number = () => z.number("a number is needed");
+
+/** true or false. */
+export const flag = (standard: boolean) => z.boolean("true or false is needed").default(standard);
+
+/** One of some words. */
+export function oneOf<const Names extends readonly [string, ...string[]]>(names: Names) {
+  return z.enum(names, `accepted: ${names.map((name) => `"${name}"`).join(", ")}`);
+}
+
+/** A list of whole numbers from 1. */
+export const counts = () => z.array(count(), "a list of whole numbers is needed").min(1, "at least one is needed");
+
+/** A number for every level, or one for all. */
+export const countOrCounts = () => z.union([count(), counts()], "a whole number or a list of whole numbers is needed");
+
+/** A size in pixels or latent pixels: one number, or height and width. Only a hint; the graph's size is that of its input. */
+export const sampleSize = () =>
+  z.union([count(), z.array(count()).length(2)], "a size or [height, width] is needed").nullable();
+
+/** A field of which only some values are built: others are refused with what is missing. */
+export function only<const Values extends readonly unknown[]>(values: Values, standard: Values[number] = values[0]) {
+  const accepted = values.map((value) => JSON.stringify(value)).join(" or ");
+  return z
+    .custom<Values[number]>(
+      (value) => values.some((known) => known === value),
+      `only ${accepted} is supported; other values need parts of the network that are not built`,
+    )
+    .default(standard as never);
+}
+
+/** A field that changes nothing in what is computed here: precision hints, ids for a tokenizer and the like. */
+export const noEffect = (standard: unknown = null) => z.unknown().default(standard);

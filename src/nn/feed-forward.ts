@@ -1,0 +1,72 @@
+import { UserError } from "../core/errors.ts";
+import { chunk, gelu, mul, quickGelu, silu, type Tensor } from "../graph/index.ts";
+import { linear } from "./layers.ts";
+import { group, module } from "./module.ts";
+
+/** How many values of the first layer go into one hidden value, and what becomes of them. */
+interface Hidden {
+  readonly widths: 1 | 2;
+  readonly activate: (x: Tensor) => Tensor;
+}
+
+/** The first half times a function of the second (Shazeer 2020, gated linear units). */
+function gated(gate: (x: Tensor) => Tensor): Hidden {
+  return {
+    widths: 2,
+    activate: (x) => {
+      const [value, gates] = chunk(x, 2, -1) as [Tensor, Tensor];
+      return mul(value, gate(gates));
+    },
+  };
+}
+
+const plain = (activate: (x: Tensor) => Tensor): Hidden => ({ widths: 1, activate });
+
+/** The hidden layers by the names diffusers gives them. */
+const HIDDEN = {
+  gelu: plain((x) => gelu(x)),
+  "gelu-approximate": plain((x) => gelu(x, "tanh")),
+  geglu: gated((x) => gelu(x)),
+  // Despite its name not gated.
+  "geglu-approximate": plain(quickGelu),
+  swiglu: gated(silu),
+  "linear-silu": plain(silu),
+} as const satisfies Record<string, Hidden>;
+
+/** Names of hidden layers. */
+export type FeedForwardActivation = keyof typeof HIDDEN;
+
+/**
+ * Two linear layers over each token with an activation between: [..., width] → [..., outputs]. Hidden width `mult` times
+ * the width unless `inner` says otherwise.
+ *
+ * @throws UserError for an activation that is not known
+ */
+export function feedForward(
+  width: number,
+  {
+    outputs = width,
+    mult = 4,
+    act = "geglu",
+    inner = width * mult,
+    bias = true,
+  }: { outputs?: number; mult?: number; act?: string; inner?: number; bias?: boolean } = {},
+) {
+  const hidden = Object.hasOwn(HIDDEN, act) ? HIDDEN[act as FeedForwardActivation] : undefined;
+  if (!hidden) {
+    throw new UserError(
+      `There is no feed-forward activation "${act}"; accepted are ${Object.keys(HIDDEN).join(", ")}.`,
+    );
+  }
+  const parts = {
+    // The number between is dropout in Python.
+    net: group({
+      0: group({ proj: linear(width, inner * hidden.widths, { bias }) }),
+      2: linear(inner, outputs, { bias }),
+    }),
+  };
+  return module(parts, (x: Tensor) => {
+    const { 0: first, 2: second } = parts.net.parts;
+    return second(hidden.activate(first.parts.proj(x)));
+  });
+}
