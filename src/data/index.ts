@@ -1,0 +1,20 @@
+export { type Batch, type Batches, type BatchPosition, batches } from "./batches.ts";
+export { cacheFolder } from "./cache.ts";
+export {
+  type Dataset,
+  fingerprint,
+  imagesAt,
+  type NetworkInput,
+  picturesAt,
+  requireFit,
+  sliceOf,
+} from "./dataset.ts";
+export { type IdxArray, type IdxOptions, idxFiles, parseIdx, readIdx } from "./idx-files.ts";
+export { type ImageFolderOptions, imageFolder } from "./image-folder.ts";
+export {
+  FASHION_CLASSES,
+  type MnistOptions,
+  mnistDigits,
+  mnistLike,
+  mnistPackageDigits,
+} from "./named-sets.ts";
