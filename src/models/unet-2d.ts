@@ -18,7 +18,7 @@ import {
   sampleSize,
   savedConfig,
 } from "./config.ts";
-import { downBlock, midBlock, type Resampling, upBlock } from "./unet-2d-blocks.ts";
+import { downBlock, midBlock, pixelAttention, type Resampling, upBlock } from "./unet-2d-blocks.ts";
 
 const className = "UNet2DModel";
 
@@ -96,37 +96,39 @@ export function unet2d(
     act: c.act_fn,
     dropout: drop,
   } as const;
-  const headWidth = (blockChannels: number) => c.attention_head_dim ?? blockChannels;
-  const kind = (type: string, last: boolean, resampling: Resampling) => ({
-    resnet,
-    resampling: last ? undefined : type.startsWith("Attn") ? resampling : type.startsWith("Resnet") ? "resnet" : "conv",
-  });
+  const attend =
+    (at: number, groups: number | undefined, outputScale = 1) =>
+    () =>
+      pixelAttention(at, c.attention_head_dim ?? at, groups, { epsilon: c.norm_eps, outputScale });
+  /** Only blocks with attention look at `resampling`; the others have their own way. */
+  const options = (type: string, blockChannels: number, last: boolean, resampling: Resampling) => {
+    const own = type.startsWith("Attn") ? resampling : type.startsWith("Resnet") ? "resnet" : "conv";
+    const attention = type.startsWith("Attn") ? attend(blockChannels, c.norm_num_groups) : undefined;
+    return { resnet, attention, resampling: last ? undefined : own } as const;
+  };
 
   const down = c.down_block_types.map((type, i) =>
     downBlock(channels[Math.max(i - 1, 0)]!, channels[i]!, c.layers_per_block, {
-      ...(kind(type, i === levels - 1, c.downsample_type) as { resnet: typeof resnet; resampling: Resampling }),
-      headWidth: type === "AttnDownBlock2D" ? headWidth(channels[i]!) : undefined,
+      ...options(type, channels[i]!, i === levels - 1, c.downsample_type),
       padding: c.downsample_padding,
     }),
   );
   const lowest = channels[levels - 1]!;
-  const attentionGroups = c.resnet_time_scale_shift === "default" ? c.norm_num_groups : undefined;
+  const scale = c.mid_block_scale_factor;
+  const middleGroups = c.resnet_time_scale_shift === "default" ? c.norm_num_groups : undefined;
   const mid =
     c.mid_block_type === null
       ? undefined
       : midBlock(lowest, {
-          resnet: { ...resnet, outputScale: c.mid_block_scale_factor },
-          headWidth: c.add_attention ? headWidth(lowest) : undefined,
-          attentionGroups: c.attn_norm_num_groups ?? attentionGroups,
+          resnet: { ...resnet, outputScale: scale },
+          attention: c.add_attention ? attend(lowest, c.attn_norm_num_groups ?? middleGroups, scale) : undefined,
         });
   const up = c.up_block_types.map((type, i) => {
     const level = levels - 1 - i;
     const outputs = channels[level]!;
     const skips = [...Array(c.layers_per_block).fill(outputs), channels[Math.max(level - 1, 0)]!];
-    return upBlock(channels[Math.min(level + 1, levels - 1)]!, skips, outputs, {
-      ...(kind(type, i === levels - 1, c.upsample_type) as { resnet: typeof resnet; resampling: Resampling }),
-      headWidth: type === "AttnUpBlock2D" ? headWidth(outputs) : undefined,
-    });
+    const below = channels[Math.min(level + 1, levels - 1)]!;
+    return upBlock(below, skips, outputs, options(type, outputs, i === levels - 1, c.upsample_type));
   });
   const fourier = c.time_embedding_type === "fourier";
   const timeInputs = fourier ? 2 * channels[0]! : channels[0]!;
@@ -170,7 +172,7 @@ export function unet2d(
       h = passed.at(-1)!;
     }
     if (mid) h = mid(h, activated);
-    for (const block of up) h = block(h, skips, activated);
+    for (const block of up) h = block(h, skips, { embedding: activated });
     invariant(skips.length === 0, "the way up left states unused");
     const out = parts.conv_out(activation("silu")(parts.conv_norm_out(h)));
     return fourier ? div(out, reshape(timestep, [timestep.shape[0]!, 1, 1, 1])) : out;
