@@ -172,7 +172,7 @@ class Writer implements Emitter {
   }
 
   private write(type: string, inputs: readonly string[], outputs: number, attributes: Attributes, domain: string) {
-    const names = Array.from({ length: outputs }, () => `v${this.count++}`);
+    const names = Array.from({ length: outputs }, () => `#${this.count++}`);
     this.nodes.push(
       create(NodeProtoSchema, {
         opType: type,
@@ -191,7 +191,7 @@ class Writer implements Emitter {
     const key = bytes.length <= 256 ? `${value.dtype}[${value.shape}]${bytes}` : undefined;
     const known = key && this.shared.get(key);
     if (known) return known;
-    const name = `c${this.count++}`;
+    const name = `#${this.count++}`;
     this.initialize(name, value.dtype, value.shape, { rawData: bytes });
     if (key) this.shared.set(key, name);
     return name;
@@ -219,12 +219,12 @@ class Writer implements Emitter {
         return this.value(binding.tensor);
       case "data": {
         const { dtype, shape, data } = binding.tensor;
-        const name = binding.name ?? `p${this.count++}`;
+        const name = binding.name ?? `#${this.count++}`;
         this.initialize(name, dtype, shape, { rawData: bytesOf(data) });
         return this.cast(name, dtype, tensor);
       }
       case "external": {
-        const name = binding.name ?? `p${this.count++}`;
+        const name = binding.name ?? `#${this.count++}`;
         const entries = { location: binding.file, offset: binding.offset, length: binding.length };
         this.initialize(name, binding.dtype, tensor.shape, {
           dataLocation: DataLocation.EXTERNAL,

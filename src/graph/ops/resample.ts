@@ -1,0 +1,45 @@
+import { defineOperator } from "../operator.ts";
+import { require, type Tensor } from "../tensor.ts";
+import { mul } from "./elementwise.ts";
+
+/** Each pixel repeated `factor` × `factor` times: [n, c, h, w] → [n, c, factor·h, factor·w]. */
+export function upsampleNearest(x: Tensor, factor: number): Tensor {
+  return applyUpsample([x], { factor });
+}
+
+const applyUpsample = defineOperator<{ factor: number }>({
+  name: "upsampleNearest",
+  infer: ([x], { factor }) => {
+    require(x!.shape.length === 4, "needs [n, c, h, w]");
+    const [n, c, h, w] = x!.shape as [number, number, number, number];
+    return [{ dtype: x!.dtype, shape: [n, c, h * factor, w * factor] }];
+  },
+  onnx: (emitter, [x], { attributes: { factor } }) => {
+    const scales = emitter.constant({ dtype: "float32", shape: [4], data: Float32Array.of(1, 1, factor, factor) });
+    return emitter.op("Resize", [x!, "", scales], {
+      mode: "nearest",
+      coordinate_transformation_mode: "asymmetric",
+      nearest_mode: "floor",
+    });
+  },
+  gradient: ([dy], { attributes: { factor } }) => [avgPool(dy!, factor, { sums: true })],
+});
+
+const applyAvgPool = defineOperator<{ factor: number }>({
+  name: "avgPool",
+  infer: ([x], { factor }) => {
+    require(x!.shape.length === 4, "needs [n, c, h, w]");
+    const [n, c, h, w] = x!.shape as [number, number, number, number];
+    require(h % factor === 0 && w % factor === 0, `height and width must be multiples of ${factor}`);
+    return [{ dtype: x!.dtype, shape: [n, c, h / factor, w / factor] }];
+  },
+  onnx: (emitter, [x], { attributes: { factor } }) =>
+    emitter.op("AveragePool", [x!], { kernel_shape: [factor, factor], strides: [factor, factor] }),
+  gradient: ([dy], { attributes: { factor } }) => [mul(upsampleNearest(dy!, factor), 1 / (factor * factor))],
+});
+
+/** Means over `factor` × `factor` pixels (or their sums): [n, c, h, w] → [n, c, h/factor, w/factor]. */
+export function avgPool(x: Tensor, factor: number, { sums = false } = {}): Tensor {
+  const means = applyAvgPool([x], { factor });
+  return sums ? mul(means, factor * factor) : means;
+}
