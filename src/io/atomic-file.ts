@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import { type FileHandle, mkdir, open, rename, rm } from "node:fs/promises";
+import { type FileHandle, mkdir, open, readdir, rename, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 
 /** One call of `write` takes at most this much; a single write of 2 GiB or more fails on every system. */
@@ -11,11 +11,13 @@ export type Append = (bytes: Uint8Array) => Promise<void>;
 /**
  * Writes a file so that at `path` there is always either what was there before or the whole new content: into a
  * temporary file in the same folder, synced, renamed over `path`, and the folder synced, so that a crash or power
- * loss after the return cannot undo it. Folders are made as needed. When `write` throws, the temporary file is removed.
+ * loss after the return cannot undo it. Folders are made as needed. When `write` throws, the temporary file is removed;
+ * one that a killed process left behind is removed the next time the same file is written.
  */
 export async function writeAtomically(path: string, write: (append: Append) => Promise<void>): Promise<void> {
   const folder = dirname(path);
   await mkdir(folder, { recursive: true });
+  await removeLeftovers(folder, basename(path));
   const temporary = join(folder, `.${basename(path)}.${process.pid}-${randomBytes(4).toString("hex")}.tmp`);
   const file = await open(temporary, "wx");
   try {
@@ -37,6 +39,24 @@ export async function writeAtomically(path: string, write: (append: Append) => P
 export async function writeFileAtomically(path: string, content: string | Uint8Array): Promise<void> {
   const bytes = typeof content === "string" ? new TextEncoder().encode(content) : content;
   await writeAtomically(path, (append) => append(bytes));
+}
+
+/** Removes temporary files of `name` whose writer no longer runs. */
+async function removeLeftovers(folder: string, name: string): Promise<void> {
+  for (const file of await readdir(folder)) {
+    if (!file.startsWith(`.${name}.`)) continue;
+    const writer = /^(\d+)-[0-9a-f]{8}\.tmp$/.exec(file.slice(name.length + 2))?.[1];
+    if (writer !== undefined && !isRunning(Number(writer))) await rm(join(folder, file), { force: true });
+  }
+}
+
+function isRunning(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === "EPERM";
+  }
 }
 
 async function appendAll(file: FileHandle, bytes: Uint8Array): Promise<void> {

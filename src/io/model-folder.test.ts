@@ -1,7 +1,9 @@
-import { cp, mkdir, mkdtemp, readFile, rename, rm, symlink, writeFile } from "node:fs/promises";
+import { cp, mkdir, mkdtemp, readdir, readFile, rename, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { UserError } from "../core/errors.ts";
 import { float32, type HostTensor, int64 } from "../core/host-tensor.ts";
 import {
   readModelFolder,
@@ -112,6 +114,40 @@ describe("a model folder", () => {
     }
     await write({});
     await expect(openWeights(path)).rejects.toThrow(/has no weight_map/);
+  });
+
+  it("with random damage in any of its files is a UserError or loads", async () => {
+    const path = join(root, "damaged");
+    await writeModelFolder(path, model, { maxShardBytes: 20 });
+    const names = (await readdir(path)).sort();
+    const good = new Map(
+      await Promise.all(names.map(async (name) => [name, await readFile(join(path, name))] as const)),
+    );
+    const change = fc.record({ at: fc.nat(500), remove: fc.nat(3), insert: fc.uint8Array({ maxLength: 3 }) });
+    await fc.assert(
+      fc.asyncProperty(
+        fc.constantFrom(...names),
+        fc.array(change, { minLength: 1, maxLength: 3 }),
+        async (name, changes) => {
+          let bytes = good.get(name)!;
+          for (const { at, remove, insert } of changes) {
+            const from = at % (bytes.length + 1);
+            bytes = Buffer.concat([bytes.subarray(0, from), insert, bytes.subarray(from + remove)]);
+          }
+          await writeFile(join(path, name), bytes);
+          try {
+            const { weights } = await readModelFolder(path);
+            for (const tensor of weights.tensors.keys()) await weights.read(tensor);
+          } catch (error) {
+            if (!(error instanceof UserError)) throw error;
+            expect(error.message).toContain(path);
+          } finally {
+            await writeFile(join(path, name), good.get(name)!);
+          }
+        },
+      ),
+      { numRuns: 1500 },
+    );
   });
 
   it("that links to a cache gives the real path of its weights", async () => {
