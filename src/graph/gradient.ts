@@ -20,13 +20,14 @@ export function gradients(loss: Tensor, wanted: readonly Tensor[]): Tensor[] {
     });
   }
   const order = topological([loss]);
-  const needed = leadingTo(order, new Set(wanted));
+  const targets = new Set(wanted);
+  const needed = leadingTo(order, targets);
   const sums = new Map<Tensor, Tensor>([[loss, scalar(1, loss.dtype)]]);
   for (const node of order.reverse()) {
-    if (!needed.has(node)) continue;
+    // A node that is wanted itself, and nothing before it, needs no rule.
+    if (!node.inputs.some((input) => needed.has(input.node))) continue;
     const outputGradients = node.outputs.map((output) => sums.get(output));
     if (outputGradients.every((g) => g === undefined)) continue;
-    if (node.inputs.length === 0) continue;
     const { gradient, name } = node.operator;
     if (gradient === notDifferentiable) {
       throw new UserError(`${name} has no gradient${node.scope && ` (in layer ${node.scope})`}`);
@@ -35,7 +36,7 @@ export function gradients(loss: Tensor, wanted: readonly Tensor[]): Tensor[] {
       const contributions = gradient(outputGradients, node);
       node.inputs.forEach((input, i) => {
         const contribution = contributions[i];
-        if (!contribution || !isWanted(input, needed, wanted)) return;
+        if (!contribution || !needed.has(input.node)) return;
         invariant(
           sameShape(contribution.shape, input.shape),
           `the gradient of ${name} for input ${i} has shape ${describeShape(contribution.shape)}, the input ${describeShape(input.shape)}`,
@@ -55,8 +56,4 @@ function leadingTo(order: readonly Node[], wanted: ReadonlySet<Tensor>): Set<Nod
     if (node.outputs.some((t) => wanted.has(t)) || node.inputs.some((t) => needed.has(t.node))) needed.add(node);
   }
   return needed;
-}
-
-function isWanted(input: Tensor, needed: ReadonlySet<Node>, wanted: readonly Tensor[]): boolean {
-  return needed.has(input.node) && (input.node.inputs.length > 0 || wanted.includes(input));
 }

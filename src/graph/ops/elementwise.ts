@@ -125,11 +125,12 @@ export const div = binary("div", "Div", ([dy], { inputs: [a, b], outputs: [y] })
   const da = div(dy!, b!);
   return [sumTo(da, a!.shape), neg(sumTo(mul(da, y!), b!.shape))];
 });
-/** aᵇ for a constant exponent b; the gradient is for a only */
-export const pow = binary("pow", "Pow", ([dy], { inputs: [a, b] }) => [
-  sumTo(mul(dy!, mul(b!, pow(a!, sub(b!, 1)))), a!.shape),
-  undefined,
-]);
+/** aᵇ element by element, broadcast; a negative a only to whole powers */
+export const pow = binary("pow", "Pow", ([dy], { inputs: [a, b], outputs: [y] }) => {
+  // To the exponent: aᵇ·ln a, which goes to 0 where aᵇ does.
+  const toExponent = where(equal(y!, 0), 0, mul(y!, log(a!)));
+  return [sumTo(mul(dy!, mul(b!, pow(a!, sub(b!, 1)))), a!.shape), sumTo(mul(dy!, toExponent), b!.shape)];
+});
 /** The smaller of a and b; where they are equal the gradient goes to a */
 export const minimum = binary("minimum", "Min", ([dy], { inputs: [a, b] }) => {
   const first = cast(lessOrEqual(a!, b!), dy!.dtype);

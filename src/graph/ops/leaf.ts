@@ -1,6 +1,7 @@
 import { arrayFor, type DType, float32, type HostTensor, type Shape, sizeOf } from "../../core/host-tensor.ts";
 import { defineOperator, notDifferentiable } from "../operator.ts";
 import type { Tensor, TensorType } from "../tensor.ts";
+import { cast } from "./elementwise.ts";
 
 /** The attributes of a leaf that is fed or bound by name. */
 export interface NamedLeaf extends TensorType {
@@ -55,8 +56,10 @@ export function scalar(value: number, dtype: DType = "float32"): Tensor {
   return filled([], value, dtype);
 }
 
-/** A constant tensor with `value` everywhere. Large ones are a scalar expanded by the operators that use them. */
+/** A constant tensor with `value` everywhere. */
 export function filled(shape: Shape, value: number, dtype: DType = "float32"): Tensor {
+  // The host holds 16-bit floats as bits, which the graph makes from float32.
+  if (dtype === "float16" || dtype === "bfloat16") return cast(filled(shape, value), dtype);
   const data = arrayFor(dtype, sizeOf(shape));
   if (data instanceof BigInt64Array) data.fill(BigInt(value));
   else data.fill(value);

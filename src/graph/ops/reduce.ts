@@ -25,10 +25,16 @@ function inferReduction([x]: readonly TensorType[], reduction: Reduction): Tenso
   for (const axis of reduction.axes) {
     require(axis >= 0 && axis < x!.shape.length, `there is no axis ${axis}`);
   }
+  require(new Set(reduction.axes).size === reduction.axes.length, `an axis occurs twice in [${reduction.axes}]`);
   return [{ dtype: x!.dtype, shape: reducedShape(x!.shape, reduction) }];
 }
 
-function reduction(name: string, onnxName: string, gradient: (dy: Tensor, x: Tensor, y: Tensor) => Tensor) {
+function reduction(
+  name: string,
+  onnxName: string,
+  gradient: (dy: Tensor, x: Tensor, y: Tensor) => Tensor,
+  ofOne = (x: Tensor) => x,
+) {
   const applyOperator = defineOperator<Reduction>({
     name,
     infer: inferReduction,
@@ -42,7 +48,7 @@ function reduction(name: string, onnxName: string, gradient: (dy: Tensor, x: Ten
   /** Over `axes` (all when left out); reduced axes are dropped unless `keepDims`. */
   return (x: Tensor, axes?: readonly number[] | number, { keepDims = false } = {}): Tensor => {
     const normal = normalizeAxes(axes, x.shape.length);
-    return normal.length === 0 ? x : applyOperator([x], { axes: normal, keepDims });
+    return normal.length === 0 ? ofOne(x) : applyOperator([x], { axes: normal, keepDims });
   };
 }
 
@@ -53,7 +59,12 @@ export const mean = reduction("mean", "ReduceMean", (dy, x) =>
   expand(mul(dy, sizeOf(dy.shape) / sizeOf(x.shape)), x.shape),
 );
 /** The sum of squares. */
-export const sumSquares = reduction("sumSquares", "ReduceSumSquare", (dy, x) => mul(mul(dy, 2), x));
+export const sumSquares = reduction(
+  "sumSquares",
+  "ReduceSumSquare",
+  (dy, x) => mul(mul(dy, 2), x),
+  (x) => mul(x, x),
+);
 /** The largest element; every element equal to it gets the gradient. */
 export const max = reduction("max", "ReduceMax", (dy, x, y) => mul(dy, cast(equal(x, y), dy.dtype)));
 

@@ -9,8 +9,8 @@ import { normalizeAxes, sumTo } from "./reduce.ts";
 const applyReshape = defineOperator<{ shape: Shape }>({
   name: "reshape",
   infer: ([x], { shape }) => {
-    require(sizeOf(x!.shape) ===
-      sizeOf(shape), `${sizeOf(x!.shape)} elements cannot take the shape ${describeShape(shape)}`);
+    require(shape.every((axis) => Number.isInteger(axis) && axis >= 0) &&
+      sizeOf(x!.shape) === sizeOf(shape), `${sizeOf(x!.shape)} elements cannot take the shape ${describeShape(shape)}`);
     return [{ dtype: x!.dtype, shape }];
   },
   onnx: (emitter, [x], { attributes: { shape } }) => emitter.op("Reshape", [x!, emitter.ints(shape)]),
@@ -45,7 +45,12 @@ const applyTranspose = defineOperator<{ order: readonly number[] }>({
 
 /** Axis i of the result is axis `order[i]` of x. */
 export function transpose(x: Tensor, order: readonly number[]): Tensor {
-  return order.every((axis, i) => axis === i) ? x : applyTranspose([x], { order });
+  return sameShape(
+    order,
+    x.shape.map((_, i) => i),
+  )
+    ? x
+    : applyTranspose([x], { order });
 }
 
 const applyExpand = defineOperator<{ shape: Shape }>({
@@ -67,6 +72,7 @@ const applyConcat = defineOperator<{ axis: number }>({
   name: "concat",
   infer: (inputs, { axis }) => {
     const [first] = inputs;
+    require(axis >= 0 && axis < first!.shape.length, `there is no axis ${axis}`);
     for (const x of inputs) {
       const fits =
         x.shape.length === first!.shape.length && x.shape.every((n, i) => i === axis || n === first!.shape[i]);
@@ -95,7 +101,8 @@ const applySplit = defineOperators<{ sizes: readonly number[]; axis: number }>({
   name: "split",
   infer: ([x], { sizes, axis }) => {
     const total = sizes.reduce((n, size) => n + size, 0);
-    require(x!.shape[axis] === total, `axis ${axis} cannot be split into [${sizes}]`);
+    require(x!.shape[axis] === total &&
+      sizes.every((size) => Number.isInteger(size) && size >= 0), `axis ${axis} cannot be split into [${sizes}]`);
     return sizes.map((size) => ({ dtype: x!.dtype, shape: x!.shape.map((n, i) => (i === axis ? size : n)) }));
   },
   onnx: (emitter, [x], { attributes: { sizes, axis } }) =>
@@ -110,7 +117,8 @@ const applySplit = defineOperators<{ sizes: readonly number[]; axis: number }>({
 
 /** Cuts x along `axis` into pieces of the given sizes. */
 export function split(x: Tensor, sizes: readonly number[], axis: number): readonly Tensor[] {
-  return sizes.length === 1 ? [x] : applySplit([x], { sizes, axis: normalizeAxes(axis, x.shape.length)[0]! });
+  const [normal] = normalizeAxes(axis, x.shape.length);
+  return sizes.length === 1 && sizes[0] === x.shape[normal!] ? [x] : applySplit([x], { sizes, axis: normal! });
 }
 
 /** Cuts x along `axis` into `count` equal pieces. */
@@ -167,17 +175,21 @@ function insertZeros(x: Tensor, axis: number, step: number, size: number): Tenso
 /** Every `step`-th element of x from `start` up to, not including, `end` along `axis`; negative positions count from the end. */
 export function slice(x: Tensor, axis: number, start: number, end?: number, step = 1): Tensor {
   const [normal] = normalizeAxes(axis, x.shape.length);
-  const size = x.shape[normal!]!;
+  const size = x.shape[normal!] as number; // undefined for an axis that is not there, which the shape rule reports
   const from = start < 0 ? start + size : start;
   const to = end === undefined ? size : end < 0 ? end + size : end;
-  return from === 0 && to === size && step === 1 ? x : applySlice([x], { axis: normal!, start: from, end: to, step });
+  return size !== undefined && from === 0 && to === size && step === 1
+    ? x
+    : applySlice([x], { axis: normal!, start: from, end: to, step });
 }
 
 const applyPad = defineOperator<{ widths: readonly (readonly number[])[] }>({
   name: "pad",
   infer: ([x], { widths }) => {
     require(widths.length === x!.shape.length, "needs a [before, after] pair for every axis");
-    return [{ dtype: x!.dtype, shape: x!.shape.map((n, i) => n + widths[i]![0]! + widths[i]![1]!) }];
+    const shape = x!.shape.map((n, i) => n + widths[i]![0]! + widths[i]![1]!);
+    require(shape.every((n) => n > 0), `nothing is left of it: ${describeShape(shape)}`);
+    return [{ dtype: x!.dtype, shape }];
   },
   onnx: (emitter, [x], { attributes: { widths } }) =>
     emitter.op("Pad", [x!, emitter.ints([...widths.map((w) => w[0]!), ...widths.map((w) => w[1]!)])]),
@@ -191,13 +203,15 @@ const applyPad = defineOperator<{ widths: readonly (readonly number[])[] }>({
 
 /** x with zeros before and after along each axis; negative widths cut. `widths[axis] = [before, after]`. */
 export function pad(x: Tensor, widths: readonly (readonly number[])[]): Tensor {
-  return widths.every(([before, after]) => before === 0 && after === 0) ? x : applyPad([x], { widths });
+  const nothing = widths.length === x.shape.length && widths.every(([before, after]) => before === 0 && after === 0);
+  return nothing ? x : applyPad([x], { widths });
 }
 
 const applyGather = defineOperator({
   name: "gather",
   infer: ([table, indices]) => {
-    require(indices!.dtype === "int64" || indices!.dtype === "int32", "indices must be integers");
+    require(indices!.dtype === "int64" || indices!.dtype === "int32", "indices must be int64 or int32");
+    require(table!.shape.length > 0, "the table has no rows");
     return [{ dtype: table!.dtype, shape: [...indices!.shape, ...table!.shape.slice(1)] }];
   },
   onnx: (emitter, inputs) => emitter.op("Gather", inputs, { axis: 0 }),
@@ -206,12 +220,12 @@ const applyGather = defineOperator({
     const [rows, ...rest] = table!.shape;
     const taken = sizeOf(indices!.shape);
     const hot = oneHot(reshape(indices!, [taken]), rows!); // [taken, rows]
-    const flat = matmul(hot, reshape(dy!, [taken, sizeOf(rest)]), { transA: true });
+    const flat = matmul(cast(hot, dy!.dtype), reshape(dy!, [taken, sizeOf(rest)]), { transA: true });
     return [reshape(flat, table!.shape), undefined];
   },
 });
 
-/** Rows of `table` [rows, …] at `indices` (int64, any shape): [...indices.shape, …]. */
+/** Rows of `table` [rows, …] at `indices` (int64 or int32 from 0 on, any shape): [...indices.shape, …]. */
 export function gather(table: Tensor, indices: Tensor): Tensor {
   return applyGather([table, indices], {});
 }
@@ -223,7 +237,7 @@ export function oneHot(indices: Tensor, classes: number): Tensor {
     shape: [classes],
     data: BigInt64Array.from({ length: classes }, (_, i) => BigInt(i)),
   });
-  return cast(equal(reshape(indices, [...indices.shape, 1]), all), "float32");
+  return cast(equal(reshape(cast(indices, "int64"), [...indices.shape, 1]), all), "float32");
 }
 
 /** Tensors of one shape stacked along a new axis in front. */
