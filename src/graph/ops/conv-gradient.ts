@@ -53,7 +53,17 @@ export function inputGradient(dy: Tensor, w: Tensor, shape: readonly number[], a
   const swapped = transpose(w, [1, 0, 2, 3]);
   const turned =
     kh * kw === 1 ? swapped : reshape(reverseLast(reshape(swapped, [shape[1]!, o, kh * kw])), swapped.shape);
-  return conv2d(dy, turned, undefined, { padding: [kh - 1 - top, kw - 1 - left, kh - 1 - bottom, kw - 1 - right] });
+  // Where the padding is wider than the kernel reaches, the windows at the border saw only zeros: they are cut off.
+  const cut = (width: number) => Math.min(width, 0);
+  const fill = (width: number) => Math.max(width, 0);
+  const [above, before, below, behind] = [kh - 1 - top, kw - 1 - left, kh - 1 - bottom, kw - 1 - right];
+  const seen = pad(dy, [
+    [0, 0],
+    [0, 0],
+    [cut(above), cut(below)],
+    [cut(before), cut(behind)],
+  ]);
+  return conv2d(seen, turned, undefined, { padding: [fill(above), fill(before), fill(below), fill(behind)] });
 }
 
 /** x with its last axis in reverse order. */

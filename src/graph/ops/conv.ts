@@ -20,6 +20,7 @@ export function inferConv([x, w, bias]: readonly TensorType[], { stride, padding
   const [n, c, h, width] = x!.shape as [number, number, number, number];
   const [o, perGroup, kh, kw] = w!.shape as [number, number, number, number];
   require(c === perGroup * groups, `x has ${c} channels, the weights take ${perGroup * groups}`);
+  require(o % groups === 0, `${o} output channels cannot be cut into ${groups} groups`);
   require(!bias || (bias.shape.length === 1 && bias.shape[0] === o), `the bias must have shape [${o}]`);
   const outH = Math.floor((h + padding[0] + padding[2] - kh) / stride[0]) + 1;
   const outW = Math.floor((width + padding[1] + padding[3] - kw) / stride[1]) + 1;

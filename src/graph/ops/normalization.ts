@@ -5,7 +5,7 @@ import { require, type Tensor } from "../tensor.ts";
 import { add, mul, reciprocal, sqrt, sub } from "./elementwise.ts";
 import { filled } from "./leaf.ts";
 import { mean, sum, sumTo } from "./reduce.ts";
-import { reshape } from "./shape.ts";
+import { expand, reshape } from "./shape.ts";
 
 const applyGroupNorm = defineOperator<{ groups: number; epsilon: number }>({
   name: "groupNorm",
@@ -85,13 +85,21 @@ const applyLayerNorm = defineOperators<{ epsilon: number }>({
   },
   onnx: (emitter, inputs, { attributes: { epsilon } }) =>
     emitter.ops("LayerNormalization", inputs, 3, { axis: -1, epsilon: float(epsilon) }),
-  // With x̂ = (x − μ)·r and g = γ·dy: dx = r·(g − mean(g) − x̂·mean(g·x̂)), dγ = Σ dy·x̂, dβ = Σ dy.
-  gradient: ([dy], { inputs: [x, scale, shift], outputs: [, mu, r] }) => {
+  // With x̂ = (x − μ)·r and g = γ·dy: dx = r·(g − mean(g) − x̂·mean(g·x̂)), dγ = Σ dy·x̂, dβ = Σ dy. Second-order
+  // gradients also reach the statistics: ∂μ/∂x = 1/width and ∂r/∂x = −r²·x̂/width.
+  gradient: ([dy, dMu, dR], { inputs: [x, scale, shift], outputs: [, mu, r] }) => {
+    const width = x!.shape.at(-1)!;
     const normal = mul(sub(x!, mu!), r!);
-    const g = mul(dy!, scale!);
-    const along = mean(mul(g, normal), -1, { keepDims: true });
-    const dx = mul(sub(sub(g, mean(g, -1, { keepDims: true })), mul(normal, along)), r!);
-    return [dx, sumTo(mul(dy!, normal), scale!.shape), shift && sumTo(dy!, shift.shape)];
+    const parts: Tensor[] = [];
+    if (dy) {
+      const g = mul(dy, scale!);
+      const along = mean(mul(g, normal), -1, { keepDims: true });
+      parts.push(mul(sub(sub(g, mean(g, -1, { keepDims: true })), mul(normal, along)), r!));
+    }
+    if (dMu) parts.push(expand(mul(dMu, 1 / width), x!.shape));
+    if (dR) parts.push(mul(normal, mul(mul(dR, mul(r!, r!)), -1 / width)));
+    const dx = parts.reduce((a, b) => add(a, b));
+    return [dx, dy && sumTo(mul(dy, normal), scale!.shape), dy && shift && sumTo(dy, shift.shape)];
   },
 });
 
