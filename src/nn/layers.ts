@@ -15,10 +15,19 @@ import { module, parameter } from "./module.ts";
 const fanIn = (n: number) => ({ kind: "uniform", bound: 1 / Math.sqrt(n) }) as const;
 const constant = (value: number) => ({ kind: "constant", value }) as const;
 
+/** How a layer's weights and biases start: torch's default, or all zero for layers that are to do nothing at first. */
+export type LayerInitial = "default" | "zero";
+
+const start = (initial: LayerInitial, fan: number) => (initial === "zero" ? constant(0) : fanIn(fan));
+
 /** y = x·Wᵀ + b over the last axis: [..., inputs] → [..., outputs]. Weight [outputs, inputs] as in torch. */
-export function linear(inputs: number, outputs: number, { bias = true } = {}) {
-  const weight = parameter([outputs, inputs], fanIn(inputs));
-  const shift = bias ? parameter([outputs], fanIn(inputs)) : undefined;
+export function linear(
+  inputs: number,
+  outputs: number,
+  { bias = true, initial = "default" }: { bias?: boolean; initial?: LayerInitial } = {},
+) {
+  const weight = parameter([outputs, inputs], start(initial, inputs));
+  const shift = bias ? parameter([outputs], start(initial, inputs)) : undefined;
   return module({ weight, bias: shift }, (x: Tensor) => {
     const y = matmul(x, weight.tensor, { transB: true });
     return shift ? add(y, shift.tensor) : y;
@@ -29,11 +38,17 @@ export function linear(inputs: number, outputs: number, { bias = true } = {}) {
 export function conv2d(
   inputs: number,
   outputs: number,
-  { kernel = 3, bias = true, groups = 1, ...options }: ConvOptions & { kernel?: number; bias?: boolean } = {},
+  {
+    kernel = 3,
+    bias = true,
+    groups = 1,
+    initial = "default",
+    ...options
+  }: ConvOptions & { kernel?: number; bias?: boolean; initial?: LayerInitial } = {},
 ) {
   const fan = (inputs / groups) * kernel * kernel;
-  const weight = parameter([outputs, inputs / groups, kernel, kernel], fanIn(fan));
-  const shift = bias ? parameter([outputs], fanIn(fan)) : undefined;
+  const weight = parameter([outputs, inputs / groups, kernel, kernel], start(initial, fan));
+  const shift = bias ? parameter([outputs], start(initial, fan)) : undefined;
   return module({ weight, bias: shift }, (x: Tensor) =>
     convolve(x, weight.tensor, shift?.tensor, { groups, ...options }),
   );

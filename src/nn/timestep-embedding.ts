@@ -66,12 +66,20 @@ export function timestepEmbedding(
 
 /**
  * Sines and cosines of 2π·ln(σ)·w with fixed random frequencies w (Song et al. 2021, score-based models): σ [n] →
- * [n, 2·width]. The frequencies are stored with the weights but not trained.
+ * [n, 2·width]. The frequencies are stored with the weights but not trained. Without `logarithm`, of 2π·σ·w.
  */
-export function gaussianFourierProjection(width: number, { scale = 16 } = {}) {
+export function gaussianFourierProjection(
+  width: number,
+  {
+    scale = 16,
+    logarithm = true,
+    flipSinToCos = false,
+  }: { scale?: number; logarithm?: boolean; flipSinToCos?: boolean } = {},
+) {
   const weight = parameter([width], { kind: "normal", deviation: scale }, { trainable: false });
   return module({ weight }, (t: Tensor) => {
-    const angle = mul(mul(log(reshape(t, [t.shape[0]!, 1])), reshape(weight.tensor, [1, width])), 2 * Math.PI);
-    return concat([sin(angle), cos(angle)], 1);
+    const column = reshape(t, [t.shape[0]!, 1]);
+    const angle = mul(mul(logarithm ? log(column) : column, reshape(weight.tensor, [1, width])), 2 * Math.PI);
+    return concat(flipSinToCos ? [cos(angle), sin(angle)] : [sin(angle), cos(angle)], 1);
   });
 }
