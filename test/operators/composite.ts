@@ -6,6 +6,7 @@ import {
   conv2d,
   gather,
   gelu,
+  gradients,
   groupNorm,
   layerNorm,
   matmul,
@@ -18,8 +19,10 @@ import {
   slice,
   softmax,
   sub,
+  sum,
   type Tensor,
   transpose,
+  zerosLike,
 } from "../../src/graph/index.ts";
 import { alongLast, softmax64 } from "./activation.ts";
 import { type Array64, element, tabulate } from "./array64.ts";
@@ -47,6 +50,28 @@ function attention(q: Tensor, k: Tensor, v: Tensor): Tensor {
 
 const attention64 = (q: Array64, k: Array64, v: Array64) =>
   matmul64(softmax64(matmul64(q, k, { transB: true, alpha: 1 / Math.sqrt(q.shape.at(-1)!) })), v);
+
+/** dx of x̂ = (x − μ)·r along rows, for the gradient g of x̂: r·(g − mean(g) − x̂·mean(g·x̂)). */
+const normalizationGradient64 =
+  (epsilon: number) =>
+  (x: Array64, g: Array64): Array64 => {
+    const width = x.shape.at(-1)!;
+    const average = (values: Float64Array) => values.reduce((a, b) => a + b, 0) / width;
+    const data = new Float64Array(x.data.length);
+    for (let start = 0; start < data.length; start += width) {
+      const row = x.data.slice(start, start + width);
+      const gradient = g.data.slice(start, start + width);
+      const mu = average(row);
+      const r = 1 / Math.sqrt(average(row.map((value) => (value - mu) ** 2)) + epsilon);
+      const normal = row.map((value) => (value - mu) * r);
+      const along = average(gradient.map((value, i) => value * normal[i]!));
+      const rest = average(gradient);
+      gradient.forEach((value, i) => {
+        data[start + i] = r * (value - rest - normal[i]! * along);
+      });
+    }
+    return { shape: x.shape, data };
+  };
 
 const siluOf = map((x) => x / (1 + Math.exp(-x)));
 const sum64 = pairs((a, b) => a + b);
@@ -131,5 +156,69 @@ export const composites: readonly Sample[] = [
         const [column, factor] = [[0, 1], [3, 1], [6, 1], [1, 3], [3, 3], [5, 3], [2, 1], [6, 1]][i!] as [number, number]; // biome-ignore format: a table
         return factor * element(x, [row!, column]);
       }),
+  ),
+  // Gradients as functions of their own: what is tested backward here is a second-order gradient.
+  sample(
+    "the gradient of layerNorm",
+    [uniform([2, 5]), uniform([5]), uniform([2, 5])],
+    (x, scale, weights) => gradients(sum(mul(layerNorm(x, scale), weights)), [x])[0]!,
+    (x, scale, weights) => normalizationGradient64(1e-5)(x, pairs((a, b) => a * b)(weights, scale)),
+  ),
+  sample(
+    "the gradient of layerNorm to its scale",
+    [uniform([2, 5]), uniform([5]), uniform([2, 5])],
+    (x, scale, weights) => gradients(sum(mul(layerNorm(x, scale), weights)), [scale])[0]!,
+    (x, _, weights) => {
+      const normal = alongLast(x, (row) => {
+        const mu = row.reduce((a, b) => a + b, 0) / 5;
+        const r = 1 / Math.sqrt(row.reduce((a, b) => a + (b - mu) ** 2, 0) / 5 + 1e-5);
+        return row.map((value) => (value - mu) * r);
+      });
+      return tabulate([5], ([j]) =>
+        [0, 1].reduce((n, i) => n + element(normal, [i, j!]) * element(weights, [i, j!]), 0),
+      );
+    },
+  ),
+  sample(
+    "the gradient of groupNorm",
+    [uniform([2, 4, 3]), uniform([4]), uniform([2, 4, 3])],
+    (x, scale, weights) => gradients(sum(mul(groupNorm(x, scale, zerosLike(scale), 2), weights)), [x])[0]!,
+    (x, scale, weights) => {
+      const g = tabulate(x.shape, (i) => element(weights, i) * scale.data[i[1]!]!);
+      const rows = (a: Array64) => ({ shape: [4, 6], data: a.data });
+      return { shape: x.shape, data: normalizationGradient64(1e-5)(rows(x), rows(g)).data };
+    },
+  ),
+  sample(
+    "the gradient of a strided convolution to its kernel",
+    [uniform([1, 2, 5, 5]), uniform([2, 2, 3, 3]), uniform([1, 2, 3, 3])],
+    (x, w, weights) => gradients(sum(mul(conv2d(x, w, undefined, { stride: 2, padding: 1 }), weights)), [w])[0]!,
+    (x, w, weights) =>
+      tabulate(w.shape, ([o, c, u, v]) => {
+        let total = 0;
+        for (let i = 0; i < 3; i++)
+          for (let j = 0; j < 3; j++) {
+            const [row, column] = [2 * i + u! - 1, 2 * j + v! - 1];
+            if (row < 0 || row > 4 || column < 0 || column > 4) continue;
+            total += element(weights, [0, o!, i, j]) * element(x, [0, c!, row, column]);
+          }
+        return total;
+      }),
+  ),
+  sample(
+    "the gradient of softmax of a product, squared",
+    [uniform([2, 3])],
+    (x) => {
+      const y = softmax(x);
+      const [dx] = gradients(sum(mul(y, y)), [x]);
+      return mul(dx!, dx!);
+    },
+    (x) => {
+      const y = softmax64(x);
+      return alongLast(y, (row) => {
+        const total = row.reduce((a, b) => a + 2 * b * b, 0);
+        return row.map((value) => (value * (2 * value - total)) ** 2);
+      });
+    },
   ),
 ];
