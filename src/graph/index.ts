@@ -10,5 +10,6 @@ export * from "./ops/matmul.ts";
 export * from "./ops/normalization.ts";
 export * from "./ops/reduce.ts";
 export * from "./ops/resample.ts";
+export { scaleAndShift } from "./ops/scale-and-shift.ts";
 export * from "./ops/shape.ts";
 export { type Node, type Tensor, type TensorType, topological, withScope } from "./tensor.ts";

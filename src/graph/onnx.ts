@@ -97,6 +97,8 @@ export interface Emitter {
   isConstant(name: string): boolean;
   /** The value of a leaf by its binding. */
   leaf(tensor: Tensor): string;
+  /** Whether anything else in the graph needs this result of a node; results nobody needs need not be written. */
+  isUsed(tensor: Tensor): boolean;
 }
 
 /** An ONNX model and what it expects. */
@@ -118,9 +120,14 @@ export function toOnnx(
   outputs: Readonly<Record<string, Tensor>>,
   options: { bind?: (leaf: Tensor) => Binding | undefined; target?: Target } = {},
 ): OnnxModel {
-  const writer = new Writer(options.target ?? portableTarget, options.bind ?? (() => undefined));
+  const writer = new Writer(options.target ?? portableTarget, options.bind ?? (() => undefined), usedIn(outputs));
   for (const [name, tensor] of Object.entries(outputs)) writer.output(name, tensor);
   return writer.finish();
+}
+
+function usedIn(outputs: Readonly<Record<string, Tensor>>): Set<Tensor> {
+  const roots = Object.values(outputs);
+  return new Set([...roots, ...topological(roots).flatMap((node) => node.inputs)]);
 }
 
 class Writer implements Emitter {
@@ -137,7 +144,12 @@ class Writer implements Emitter {
   constructor(
     readonly target: Target,
     private readonly bind: (leaf: Tensor) => Binding | undefined,
+    private readonly used: ReadonlySet<Tensor>,
   ) {}
+
+  isUsed(tensor: Tensor): boolean {
+    return this.used.has(tensor);
+  }
 
   output(name: string, tensor: Tensor): void {
     const value = this.value(tensor);

@@ -2,7 +2,9 @@ import { float } from "../onnx.ts";
 import { defineOperator } from "../operator.ts";
 import type { Tensor, TensorType } from "../tensor.ts";
 import { add, erf, exp, mul, sub, tanh } from "./elementwise.ts";
+import { filled } from "./leaf.ts";
 import { sum } from "./reduce.ts";
+import { scaleAndShift } from "./scale-and-shift.ts";
 
 const sameType = ([x]: readonly TensorType[]): TensorType[] => [{ dtype: x!.dtype, shape: x!.shape }];
 
@@ -28,13 +30,19 @@ const applySwish = defineOperator<{ alpha: number }>({
     const scaled = alpha === 1 ? x! : emitter.op("Mul", [x!, factor]);
     return emitter.op("Mul", [x!, emitter.op("Sigmoid", [scaled])]);
   },
-  // With s = σ(αx) and y = x·s: y' = s + α·x·s·(1 − s) = s + α·y·(1 − s).
+  // With s = σ(αx) and y = x·s: y' = s + α·x·s·(1 − s) = s·(1 + α·(x − y)).
   gradient: ([dy], { inputs: [x], outputs: [y], attributes: { alpha } }) => {
     const s = sigmoid(alpha === 1 ? x! : mul(x!, alpha));
-    const slope = mul(y!, sub(1, s));
-    return [mul(dy!, add(s, alpha === 1 ? slope : mul(slope, alpha)))];
+    return [mul(dy!, mul(s, onePlusDifference(x!, y!, alpha)))];
   },
 });
+
+/** 1 + α(x − y), for images in one pass over each. */
+function onePlusDifference(x: Tensor, y: Tensor, alpha: number): Tensor {
+  if (alpha !== 1 || x.shape.length !== 4) return add(mul(sub(x, y), alpha), 1);
+  const perChannel = x.shape.slice(0, 2);
+  return scaleAndShift(y, filled(perChannel, -1), filled(perChannel, 1), x);
+}
 
 /** x·σ(x): SiLU, also called swish (Ramachandran et al. 2017). */
 export function silu(x: Tensor): Tensor {

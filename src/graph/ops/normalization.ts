@@ -1,77 +1,132 @@
-import type { HostTensor } from "../../core/host-tensor.ts";
-import { float } from "../onnx.ts";
-import { defineOperator, defineOperators } from "../operator.ts";
+import { float32, type Shape } from "../../core/host-tensor.ts";
+import { type Emitter, float } from "../onnx.ts";
+import { defineOperators } from "../operator.ts";
 import { require, type Tensor } from "../tensor.ts";
 import { add, mul, reciprocal, sqrt, sub } from "./elementwise.ts";
 import { filled } from "./leaf.ts";
+import { matmul } from "./matmul.ts";
 import { mean, sum, sumTo } from "./reduce.ts";
+import { scaleAndShift, scaleAndShiftOnnx } from "./scale-and-shift.ts";
 import { expand, reshape } from "./shape.ts";
 
-const applyGroupNorm = defineOperator<{ groups: number; epsilon: number }>({
+interface Groups {
+  readonly groups: number;
+  readonly epsilon: number;
+}
+
+const applyGroupNorm = defineOperators<Groups>({
   name: "groupNorm",
   infer: ([x, scale, shift], { groups }) => {
-    const channels = x!.shape[1]!;
+    const [n, channels] = x!.shape as [number, number];
     require(x!.shape.length >= 3, "needs [n, c, …]");
     require(channels % groups === 0, `${channels} channels cannot be cut into ${groups} groups`);
     require(scale!.shape[0] === channels &&
       shift!.shape[0] === channels, `scale and shift must have shape [${channels}]`);
-    return [{ dtype: x!.dtype, shape: x!.shape }];
+    const statistics = { dtype: x!.dtype, shape: [n, groups, 1] };
+    return [{ dtype: x!.dtype, shape: x!.shape }, statistics, statistics];
   },
-  onnx: (emitter, [x, scale, shift], { inputs: [type], attributes: { groups, epsilon } }) => {
-    const { shape } = type!;
-    const perChannel = emitter.ints([shape[1]!, ...shape.slice(2).map(() => 1)]);
-    const grouped = emitter.op("Reshape", [x!, emitter.ints([shape[0]!, groups, -1])]);
-    const vector = (value: number): HostTensor => ({
-      dtype: "float32",
-      shape: [groups],
-      data: new Float32Array(groups).fill(value),
-    });
-    const normal = emitter.op(
-      "InstanceNormalization",
-      [grouped, emitter.constant(vector(1)), emitter.constant(vector(0))],
-      { epsilon: float(epsilon) },
-    );
-    const back = emitter.op("Reshape", [normal, emitter.ints(shape)]);
-    const scaled = emitter.op("Mul", [back, emitter.op("Reshape", [scale!, perChannel])]);
-    return emitter.op("Add", [scaled, emitter.op("Reshape", [shift!, perChannel])]);
-  },
+  onnx: (emitter, [x, scale, shift], { inputs: [type], outputs: [, mu, r], attributes }) =>
+    emitter.isUsed(mu!) || emitter.isUsed(r!)
+      ? groupNormWithStatistics(emitter, x!, scale!, shift!, type!.shape, attributes)
+      : [groupNormAlone(emitter, x!, scale!, shift!, type!.shape, attributes), "", ""],
   /*
    * With x̂ = (x − μ)·r, r = 1/√(var + ε), over a group of K = (c/groups)·area elements, and γ the channel's scale:
-   *   dx = r·(γ·dy − mean(γ·dy) − x̂·mean(γ·dy·x̂)),  the means over the group.
+   *   dx = r·(γ·dy − mean(γ·dy) − x̂·mean(γ·dy·x̂)),  the means over the group;  dγ = Σ dy·x̂,  dβ = Σ dy.
    * Written per channel with s₁ = Σ dy and s₂ = Σ dy·x̂ = r·(Σ dy·x − μ·s₁) this needs no stored x̂:
    *   dx = a·dy + b·x + c  with  a = r·γ,  b = −r²·mean(γ·dy·x̂),  c = −r·mean(γ·dy) − b·μ.
    */
-  gradient: ([dy], { inputs: [x, scale], attributes: { groups, epsilon } }) => {
+  gradient: ([dy], { inputs: [x, scale], outputs: [, mu, r], attributes: { groups } }) => {
     const [n, channels] = x!.shape as [number, number];
     const perGroup = channels / groups;
     const area = x!.shape.slice(2).reduce((a, b) => a * b, 1);
-    const flat = [n, groups, perGroup * area];
-    const mu = mean(reshape(x!, flat), 2, { keepDims: true }); // [n, groups, 1]
-    const centred = sub(reshape(x!, flat), mu);
-    const variance = mean(mul(centred, centred), 2, { keepDims: true });
-    const r = reciprocal(sqrt(add(variance, epsilon)));
-    const s1 = reshape(sum(reshape(dy!, [n, channels, area]), 2), [n, groups, perGroup]);
-    const products = mul(reshape(dy!, [n, channels, area]), reshape(centred, [n, channels, area]));
-    const s2 = mul(reshape(sum(products, 2), [n, groups, perGroup]), r);
+    const grouped = [n, groups, perGroup];
+    const s1 = reshape(sum(reshape(dy!, [n, channels, area]), 2), grouped);
+    const row = [n, channels, 1, area];
+    const products = reshape(matmul(reshape(dy!, row), reshape(x!, row), { transB: true }), grouped); // Σ dy·x
+    const s2 = mul(sub(products, mul(mu!, s1)), r!);
     const gamma = reshape(scale!, [1, groups, perGroup]);
     const size = perGroup * area;
     const meanDy = mul(sum(mul(gamma, s1), 2, { keepDims: true }), 1 / size); // [n, groups, 1]
     const meanDyX = mul(sum(mul(gamma, s2), 2, { keepDims: true }), 1 / size);
-    const a = reshape(mul(r, gamma), [n, channels, 1]);
-    const b = mul(mul(mul(r, r), meanDyX), -1);
-    const c = mul(mul(r, meanDy), -1);
-    const fromDy = reshape(mul(reshape(dy!, [n, channels, area]), a), flat);
-    const dx = add(add(fromDy, mul(centred, b)), c);
-    return [reshape(dx, x!.shape), reshape(sum(s2, 0), [channels]), reshape(sum(s1, 0), [channels])];
+    const a = reshape(mul(r!, gamma), [n, channels]);
+    const b = mul(mul(mul(r!, r!), meanDyX), -1);
+    const c = sub(mul(mul(r!, meanDy), -1), mul(b, mu!));
+    const perChannel = (t: Tensor) => reshape(expand(t, grouped), [n, channels]);
+    const dx = scaleAndShift(dy!, a, undefined, scaleAndShift(x!, perChannel(b), perChannel(c)));
+    return [dx, reshape(sum(s2, 0), [channels]), reshape(sum(s1, 0), [channels])];
   },
 });
+
+/** ONNX's InstanceNormalization sees each group as a channel; then scale and shift by channel. */
+function groupNormAlone(
+  emitter: Emitter,
+  x: string,
+  scale: string,
+  shift: string,
+  shape: Shape,
+  { groups, epsilon }: Groups,
+): string {
+  const perChannel = emitter.ints([shape[1]!, ...shape.slice(2).map(() => 1)]);
+  const normal = normalizedGroups(emitter, x, shape, { groups, epsilon });
+  const back = emitter.op("Reshape", [normal, emitter.ints(shape)]);
+  const scaled = emitter.op("Mul", [back, emitter.op("Reshape", [scale, perChannel])]);
+  return emitter.op("Add", [scaled, emitter.op("Reshape", [shift, perChannel])]);
+}
+
+/** x̂ as [n, groups, K]. */
+function normalizedGroups(emitter: Emitter, x: string, shape: Shape, { groups, epsilon }: Groups): string {
+  const vector = (value: number) => float32([groups], new Float32Array(groups).fill(value));
+  const grouped = emitter.op("Reshape", [x, emitter.ints([shape[0]!, groups, -1])]);
+  const ones = emitter.constant(vector(1));
+  const zeros = emitter.constant(vector(0));
+  return emitter.op("InstanceNormalization", [grouped, ones, zeros], { epsilon: float(epsilon) });
+}
+
+/**
+ * The same with μ and r for the gradient. InstanceNormalization computes them in two exact passes but does not give them
+ * away; r follows from q = mean(x·x̂) = var/√(var + ε): var = (q² + √(q⁴ + 4q²ε))/2. (The one-pass E[x²] − μ² loses its
+ * digits where the mean is large.)
+ */
+function groupNormWithStatistics(
+  emitter: Emitter,
+  x: string,
+  scale: string,
+  shift: string,
+  shape: Shape,
+  { groups, epsilon }: Groups,
+): readonly string[] {
+  const [n, channels] = shape as [number, number];
+  const size = (channels / groups) * shape.slice(2).reduce((a, b) => a * b, 1);
+  const value = (number: number) => emitter.constant(float32([], [number]));
+  // By channel first: short rows keep the dot products in cache.
+  const rows = emitter.ints([n, channels, 1, size / (channels / groups)]);
+  const normal = emitter.op("Reshape", [normalizedGroups(emitter, x, shape, { groups, epsilon }), rows]);
+  const plain = emitter.op("Reshape", [x, rows]);
+  const products = emitter.target.contrib
+    ? emitter.op("FusedMatMul", [plain, normal], { transB: 1 }, "com.microsoft")
+    : emitter.op("ReduceSum", [emitter.op("Mul", [plain, normal]), emitter.ints([3])]);
+  const byGroup = emitter.op("Reshape", [products, emitter.ints([n, groups, channels / groups])]);
+  const total = emitter.op("ReduceSum", [byGroup, emitter.ints([2])], { keepdims: 1 });
+  const q = emitter.op("Mul", [total, value(1 / size)]);
+  const q2 = emitter.op("Mul", [q, q]);
+  const root = emitter.op("Sqrt", [emitter.op("Mul", [q2, emitter.op("Add", [q2, value(4 * epsilon)])])]);
+  const variance = emitter.op("Mul", [emitter.op("Add", [q2, root]), value(0.5)]);
+  const r = emitter.op("Reciprocal", [emitter.op("Sqrt", [emitter.op("Add", [variance, value(epsilon)])])]);
+  const grouped = emitter.op("Reshape", [x, emitter.ints([n, groups, size])]);
+  const mu = emitter.op("ReduceMean", [grouped, emitter.ints([2])], { keepdims: 1 });
+  const gamma = emitter.op("Reshape", [scale, emitter.ints([1, groups, channels / groups])]);
+  const beta = emitter.op("Reshape", [shift, emitter.ints([1, groups, channels / groups])]);
+  const a = emitter.op("Mul", [r, gamma]);
+  const b = emitter.op("Sub", [beta, emitter.op("Mul", [mu, a])]);
+  return [scaleAndShiftOnnx(emitter, x, a, b, undefined, shape), mu, r];
+}
 
 /**
  * Group normalization (Wu & He 2018): x [n, c, …] with mean 0 and variance 1 over each group of channels, then scaled and
  * shifted by channel [c].
  */
 export function groupNorm(x: Tensor, scale: Tensor, shift: Tensor, groups: number, epsilon = 1e-5): Tensor {
-  return applyGroupNorm([x, scale, shift], { groups, epsilon });
+  return applyGroupNorm([x, scale, shift], { groups, epsilon })[0]!;
 }
 
 const applyLayerNorm = defineOperators<{ epsilon: number }>({
