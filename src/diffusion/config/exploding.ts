@@ -1,0 +1,218 @@
+import { UserError } from "../../core/errors.ts";
+import { denoiser } from "../denoiser.ts";
+import { roundHalfEven, type Spacing, sigmaAt, spacedTimesteps, timestepOfSigma } from "../grids.ts";
+import type { Level, PredictionKind } from "../prediction.ts";
+import { ancestralSplit, ddim } from "../samplers/ddim.ts";
+import { euler } from "../samplers/euler.ts";
+import { heun } from "../samplers/heun.ts";
+import { linearMultistep } from "../samplers/linear-multistep.ts";
+import { type MidpointStep, midpoint } from "../samplers/midpoint.ts";
+import { stepsBetween } from "../samplers/sampler.ts";
+import { linspace32, sigmasOf } from "../schedule.ts";
+import type { ReadConfig } from "./options.ts";
+import type { PlanParts, PlanRequest } from "./plan.ts";
+import {
+  finiteAlphas,
+  gridSigmas,
+  indexOfTimestep,
+  limitsOf,
+  mixed,
+  predictionOf,
+  sigmaGridOf,
+  stepsOf,
+  takesOnly,
+} from "./shared.ts";
+
+interface SigmaGrid {
+  /** One per step, float32. */
+  readonly timesteps: readonly number[];
+  /** One per step and the final one, float32. */
+  readonly sigmas: Float32Array;
+  readonly timestepOf: (sigma: number) => number;
+}
+
+/** EulerDiscreteScheduler. */
+export function planEuler(config: ReadConfig, request: PlanRequest): PlanParts {
+  takesOnly(config, request, ["steps", "timesteps", "sigmas", "churn"]);
+  const grid = eulerGrid(config, request);
+  const prediction = predictionOf(config, ["epsilon", "sample", "original_sample", "v_prediction"]);
+  // Log-linear interpolation makes one σ more than there are steps; the last is not reached.
+  const levels = levelsOf(grid).slice(0, grid.timesteps.length + 1);
+  const steps = stepsBetween(levels);
+  return {
+    ...common(config, grid.timesteps, grid.sigmas, grid.sigmas, levels, prediction),
+    stochastic: request.churn !== undefined,
+    run: (denoise, x, options) =>
+      euler(denoise, x, steps, { ...options, churn: request.churn, churnSteps: grid.sigmas.length - 1 }),
+  };
+}
+
+/** EulerAncestralDiscreteScheduler. */
+export function planEulerAncestral(config: ReadConfig, request: PlanRequest): PlanParts {
+  takesOnly(config, request, ["steps"]);
+  const grid = sigmaGrid(config, request);
+  const prediction = predictionOf(config, ["epsilon", "v_prediction"]);
+  const levels = levelsOf(grid);
+  return {
+    ...common(config, grid.timesteps, grid.sigmas, grid.sigmas, levels, prediction),
+    stochastic: true,
+    run: (denoise, x, options) => ddim(denoise, x, stepsBetween(levels), { ...options, eta: 1, clippedNoise: true }),
+  };
+}
+
+/** HeunDiscreteScheduler. Timesteps and σ are listed once per call. */
+export function planHeun(config: ReadConfig, request: PlanRequest): PlanParts {
+  takesOnly(config, request, ["steps", "timesteps"]);
+  const grid = sigmaGrid(config, request);
+  const prediction = predictionOf(config, ["epsilon", "sample", "v_prediction"]);
+  const levels = levelsOf(grid);
+  const calls = twiceAfterFirst(grid.timesteps);
+  const sigmas = Float32Array.from([...twiceAfterFirst([...grid.sigmas.subarray(0, -1)]), grid.sigmas.at(-1)!]);
+  return {
+    ...common(config, calls, sigmas, grid.sigmas, levels, prediction),
+    stochastic: false,
+    run: (denoise, x, options) => heun(denoise, x, stepsBetween(levels), options),
+  };
+}
+
+/** KDPM2DiscreteScheduler, and KDPM2AncestralDiscreteScheduler with `ancestral`. */
+export function planMidpoint(config: ReadConfig, request: PlanRequest, ancestral: boolean): PlanParts {
+  takesOnly(config, request, ["steps"]);
+  const grid = sigmaGrid(config, request);
+  const prediction = predictionOf(config, ["epsilon", "v_prediction"]);
+  const levels = levelsOf(grid);
+  const eta = ancestral ? 1 : 0;
+  const steps = stepsBetween(levels).map(({ from, to }): MidpointStep => {
+    if (to.sigma === 0) return { from, to, middle: null };
+    // Halfway in log σ to where the deterministic part of the step ends.
+    const sigma = Math.fround(Math.sqrt(from.sigma * ancestralSplit(from, to, eta).down));
+    return { from, to, middle: { alpha: 1, sigma, timestep: Math.fround(grid.timestepOf(sigma)) } };
+  });
+  const calls = steps.flatMap(({ from, middle }) => (middle ? [from.timestep, middle.timestep] : [from.timestep]));
+  const sigmas = Float32Array.from([...twiceAfterFirst([...grid.sigmas]), 0]);
+  return {
+    ...common(config, calls, sigmas, grid.sigmas, levels, prediction),
+    stochastic: ancestral,
+    run: (denoise, x, options) => midpoint(denoise, x, steps, { ...options, eta }),
+  };
+}
+
+/** LMSDiscreteScheduler. */
+export function planLms(config: ReadConfig, request: PlanRequest): PlanParts {
+  takesOnly(config, request, ["steps", "order"]);
+  const grid = sigmaGrid(config, request);
+  const prediction = predictionOf(config, ["epsilon", "sample", "v_prediction"]);
+  const levels = levelsOf(grid);
+  return {
+    ...common(config, grid.timesteps, grid.sigmas, grid.sigmas, levels, prediction),
+    stochastic: false,
+    run: (denoise, x, options) => linearMultistep(denoise, x, levels, { first: options?.first, order: request.order }),
+  };
+}
+
+/** The σ grid that Euler, Heun, KDPM2 and LMS share: spaced timesteps, their σ, then perhaps a named grid between. */
+function sigmaGrid(config: ReadConfig, request: PlanRequest): SigmaGrid {
+  const alphas = finiteAlphas(config);
+  const trained = sigmasOf(alphas);
+  const timestepOf = timestepOfSigma(alphas);
+  const spaced = timestepsOf(config, request);
+  const named = sigmaGridOf(config);
+  let timesteps = spaced;
+  let sigmas = spaced.map((t) => sigmaAt(t, trained));
+  if (named) {
+    const count = request.timesteps?.length ?? request.steps!;
+    ({ timesteps, sigmas } = regridded(named, sigmas, count, config, timestepOf));
+    if (named === "karras" && config.className.startsWith("KDPM2")) timesteps = timesteps.map(roundHalfEven);
+  }
+  return { timesteps: timesteps.map(Math.fround), sigmas: Float32Array.from([...sigmas, 0]), timestepOf };
+}
+
+/** EulerDiscreteScheduler's own options of the same grid. */
+function eulerGrid(config: ReadConfig, request: PlanRequest): SigmaGrid {
+  const { options: o } = config;
+  const alphas = finiteAlphas(config);
+  const trained = sigmasOf(alphas);
+  const timestepOf = timestepOfSigma(alphas);
+  const continuous = o.timestep_type === "continuous" && o.prediction_type === "v_prediction";
+  const named = sigmaGridOf(config);
+  let timesteps: readonly number[];
+  let sigmas: readonly number[];
+  if (request.sigmas) {
+    sigmas = request.sigmas.map(Math.fround);
+    timesteps = sigmas.slice(0, -1).map(timestepOf);
+  } else {
+    if (request.timesteps && continuous) {
+      throw new UserError("Custom timesteps cannot be combined with continuous timesteps of v-prediction.", {
+        field: "timesteps",
+      });
+    }
+    timesteps = timestepsOf(config, request);
+    const count = request.timesteps?.length ?? request.steps!;
+    sigmas =
+      o.interpolation_type === "log_linear"
+        ? [...linspace32(Math.log(trained.at(-1)!), Math.log(trained[0]!), count + 1)].map((log) =>
+            Math.fround(Math.exp(log)),
+          )
+        : timesteps.map((t) => sigmaAt(t, trained));
+    if (named) ({ timesteps, sigmas } = regridded(named, sigmas, count, config, timestepOf));
+    sigmas = [...sigmas, o.final_sigmas_type === "sigma_min" ? trained[0]! : 0];
+  }
+  if (continuous) timesteps = sigmas.slice(0, -1).map((sigma) => 0.25 * Math.fround(Math.log(Math.fround(sigma))));
+  return { timesteps: timesteps.map(Math.fround), sigmas: Float32Array.from(sigmas), timestepOf };
+}
+
+function regridded(
+  named: "karras" | "exponential" | "beta",
+  sigmas: readonly number[],
+  count: number,
+  config: ReadConfig,
+  timestepOf: (sigma: number) => number,
+) {
+  const grid = gridSigmas(named, { minimum: sigmas[sigmas.length - 1]!, maximum: sigmas[0]! }, count, config);
+  return { sigmas: grid, timesteps: grid.map(timestepOf) };
+}
+
+function timestepsOf(config: ReadConfig, request: PlanRequest): readonly number[] {
+  const { options: o } = config;
+  if (request.timesteps) {
+    const grid = sigmaGridOf(config);
+    if (!grid) return request.timesteps.map(Math.fround);
+    throw new UserError(`Custom timesteps cannot be combined with use_${grid}_sigmas.`, { field: "timesteps" });
+  }
+  return spacedTimesteps(o.timestep_spacing as Spacing, stepsOf(config, request), o.num_train_timesteps as number, {
+    offset: o.steps_offset as number,
+    fractional: true,
+  });
+}
+
+function levelsOf({ timesteps, sigmas }: SigmaGrid): Level[] {
+  return [...sigmas].map((sigma, i) => ({ alpha: 1, sigma, timestep: timesteps[i] ?? 0 }));
+}
+
+function common(
+  config: ReadConfig,
+  calls: readonly number[],
+  listed: Float32Array,
+  sigmas: Float32Array,
+  levels: readonly Level[],
+  prediction: PredictionKind,
+) {
+  const largest = sigmas.reduce((a, b) => Math.max(a, b));
+  const leading = config.options.timestep_spacing === "leading";
+  return {
+    steps: levels.length - 1,
+    timesteps: calls,
+    sigmas: listed,
+    initNoiseSigma: leading ? Math.fround(Math.sqrt(Math.fround(Math.fround(largest * largest) + 1))) : largest,
+    levelBefore: (step: number) => levels[step]!,
+    addNoise: ((x0, noise, t) =>
+      mixed(x0, noise, { alpha: 1, sigma: listed[indexOfTimestep(calls, t)]!, timestep: t })) as PlanParts["addNoise"],
+    denoiser: ((network) =>
+      denoiser(network, { prediction, scaleInput: 1, ...limitsOf(config) })) as PlanParts["denoiser"],
+  };
+}
+
+/** [a, b, c] as [a, b, b, c, c]: the order of calls of a method with two calls a step. */
+function twiceAfterFirst(values: readonly number[]): number[] {
+  return values.flatMap((value, i) => (i === 0 ? [value] : [value, value]));
+}

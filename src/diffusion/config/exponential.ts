@@ -1,0 +1,400 @@
+import { UserError } from "../../core/errors.ts";
+import { type DenoiserOptions, denoiser } from "../denoiser.ts";
+import {
+  dynamicallyShiftedFlowTime,
+  linspace,
+  roundHalfEven,
+  type Spacing,
+  shiftedFlowTime,
+  sigmaAt,
+  spacedTimesteps,
+  stretchedToTerminal,
+  timestepOfSigma,
+} from "../grids.ts";
+import { type Level, levelOfSigma } from "../prediction.ts";
+import { deis } from "../samplers/deis.ts";
+import { dpmSolverMultistep, dpmSolverSinglestep } from "../samplers/dpm-solver.ts";
+import { defaultTau, saSolver } from "../samplers/sa-solver.ts";
+import { unipc } from "../samplers/unipc.ts";
+import { sigmasOf } from "../schedule.ts";
+import type { ReadConfig } from "./options.ts";
+import type { PlanParts, PlanRequest } from "./plan.ts";
+import {
+  checkedTimesteps,
+  finiteAlphas,
+  gridSigmas,
+  indexOfTimestep,
+  limitsOf,
+  mixed,
+  predictionOf,
+  sigmaGridOf,
+  stepsOf,
+  takesOnly,
+} from "./shared.ts";
+
+/** The grid of an exponential integrator: levels on a variance-preserving path, or a flow-matching one. */
+interface SolverGrid {
+  /** One per step, whole numbers as diffusers truncates them. */
+  readonly timesteps: readonly number[];
+  readonly sigmas: Float32Array;
+  readonly levels: readonly Level[];
+}
+
+/** DPMSolverMultistepScheduler. */
+export function planDpmMultistep(config: ReadConfig, request: PlanRequest): PlanParts {
+  takesOnly(config, request, ["steps", "timesteps", "mu"]);
+  const { options: o } = config;
+  const { of, stochastic, form } = dpmForm(config);
+  const { timesteps, sigmas } = solverGrid(config, request, { final: finalSigma(config) });
+  return {
+    ...common(config, withLevels(config, timesteps, sigmas), of),
+    stochastic,
+    run: (denoise, x, options) =>
+      dpmSolverMultistep(denoise, x, levelsOf(config, timesteps, sigmas), {
+        ...options,
+        order: o.solver_order as number,
+        of,
+        stochastic,
+        form,
+        clippedNoise: o.thresholding as boolean,
+        halfSubtracted: true,
+        orderAt: loweredAtEnd(config),
+      }),
+  };
+}
+
+/** DPMSolverSinglestepScheduler. */
+export function planDpmSinglestep(config: ReadConfig, request: PlanRequest): PlanParts {
+  takesOnly(config, request, ["steps", "timesteps", "mu"]);
+  const { options: o } = config;
+  const { of, stochastic, form } = dpmForm(config);
+  const { timesteps, sigmas } = solverGrid(config, request, { final: finalSigma(config) });
+  const count = timesteps.length;
+  const order = o.solver_order as number;
+  const endsInZero = o.final_sigmas_type === "zero";
+  // Steps that fill no whole group, and a last step to σ = 0, are taken in lower order, as diffusers does.
+  const lowered = (o.lower_order_final as boolean) || count % order !== 0 || endsInZero;
+  return {
+    ...common(config, withLevels(config, timesteps, sigmas), of),
+    stochastic,
+    run: (denoise, x, options) =>
+      dpmSolverSinglestep(denoise, x, levelsOf(config, timesteps, sigmas), {
+        ...options,
+        orders: groupOrders(count, order, lowered, endsInZero),
+        of,
+        stochastic,
+        form,
+        clippedNoise: o.thresholding as boolean,
+        halfSubtracted: true,
+      }),
+  };
+}
+
+/** DEISMultistepScheduler. */
+export function planDeis(config: ReadConfig, request: PlanRequest): PlanParts {
+  takesOnly(config, request, ["steps", "mu"]);
+  const { options: o } = config;
+  mustBeOneOf(config, "algorithm_type", ["deis", "dpmsolver", "dpmsolver++"]);
+  checkedOrder(config, "solver_order", 3);
+  // Named and flow grids repeat their last σ: the last step moves nothing.
+  const repeated = sigmaGridOf(config) !== null || (o.use_flow_sigmas as boolean);
+  const { timesteps, sigmas } = solverGrid(config, request, {
+    final: repeated ? "repeated" : "sigma_min",
+    roundsKarras: true,
+  });
+  const levels = levelsOf(config, timesteps, sigmas);
+  return {
+    ...common(config, { timesteps, sigmas, levels }, "x0"),
+    stochastic: false,
+    run: (denoise, x, options) =>
+      deis(denoise, x, levels, {
+        first: options?.first,
+        order: o.solver_order as number,
+        orderAt: loweredAtEnd(config),
+      }),
+  };
+}
+
+/** UniPCMultistepScheduler. */
+export function planUnipc(config: ReadConfig, request: PlanRequest): PlanParts {
+  takesOnly(config, request, ["steps", "sigmas", "mu"]);
+  const { options: o } = config;
+  checkedOrder(config, "solver_order", 10);
+  const { timesteps, sigmas } = unipcGrid(config, request);
+  const of = o.predict_x0 ? "x0" : "noise";
+  const levels = levelsOf(config, timesteps, sigmas);
+  return {
+    ...common(config, { timesteps, sigmas, levels }, of),
+    stochastic: false,
+    run: (denoise, x, options) =>
+      unipc(denoise, x, levels, {
+        first: options?.first,
+        order: o.solver_order as number,
+        form: o.solver_type === "bh1" ? "bh1" : "bh2",
+        of,
+        lowerOrderFinal: o.lower_order_final as boolean,
+        uncorrected: o.disable_corrector as number[],
+      }),
+  };
+}
+
+/** SASolverScheduler. */
+export function planSaSolver(config: ReadConfig, request: PlanRequest): PlanParts {
+  takesOnly(config, request, ["steps"]);
+  const { options: o } = config;
+  mustBeOneOf(config, "algorithm_type", ["data_prediction", "noise_prediction"]);
+  checkedOrder(config, "predictor_order", 4);
+  checkedOrder(config, "corrector_order", 4);
+  const repeated = sigmaGridOf(config) !== null || (o.use_flow_sigmas as boolean);
+  const { timesteps, sigmas } = solverGrid(config, request, {
+    final: repeated ? "repeated" : "sigma_min",
+    roundsKarras: true,
+  });
+  const levels = levelsOf(config, timesteps, sigmas);
+  const of = o.algorithm_type === "data_prediction" ? "x0" : "noise";
+  const alphas = finiteAlphas(config);
+  const parts = common(config, { timesteps, sigmas, levels }, of);
+  return {
+    ...parts,
+    stochastic: true,
+    // The one solver of diffusers that adds noise by training timestep and not by σ.
+    addNoise: (x0, noise, t) =>
+      mixed(x0, noise, { timestep: t, alpha: Math.sqrt(alphas[t]!), sigma: Math.sqrt(1 - alphas[t]!) }),
+    run: (denoise, x, options) =>
+      saSolver(denoise, x, levels, {
+        ...options,
+        predictorOrder: o.predictor_order as number,
+        correctorOrder: o.corrector_order as number,
+        of,
+        clippedNoise: o.thresholding as boolean,
+        lowerOrderFinal: o.lower_order_final as boolean,
+        tau: defaultTau,
+      }),
+  };
+}
+
+/** The order of each call of a singlestep solver (Lu et al. 2022, appendix, "DPM-Solver-fast"). */
+export function groupOrders(steps: number, order: number, lowered: boolean, endsInZero: boolean): number[] {
+  const group = Array.from({ length: order }, (_, i) => i + 1);
+  const groups = (count: number) => Array.from({ length: Math.max(count, 0) }, () => group).flat();
+  let orders: number[];
+  if (order === 1 || !lowered) orders = groups(Math.floor(steps / order));
+  else if (order === 2) orders = steps % 2 === 0 ? [...groups(steps / 2 - 1), 1, 1] : [...groups((steps - 1) / 2), 1];
+  else if (steps % 3 === 0) orders = [...groups(steps / 3 - 1), 1, 2, 1];
+  else orders = [...groups(Math.floor(steps / 3)), ...(steps % 3 === 1 ? [1] : [1, 2])];
+  if (endsInZero) orders[orders.length - 1] = 1;
+  return orders;
+}
+
+type Final = "zero" | "sigma_min" | "repeated";
+
+/** The grid of DPM-Solver, DEIS and SA-Solver. */
+function solverGrid(
+  config: ReadConfig,
+  request: PlanRequest,
+  { final, roundsKarras = false }: { final: Final; roundsKarras?: boolean },
+): Omit<SolverGrid, "levels"> {
+  const { options: o } = config;
+  const alphas = finiteAlphas(config);
+  const trained = sigmasOf(alphas);
+  const count = request.timesteps?.length ?? stepsOf(config, request);
+  const named = sigmaGridOf(config) ?? (o.use_lu_lambdas ? "lu" : o.use_flow_sigmas ? "flow" : null);
+  if (request.timesteps && named && named !== "flow") {
+    throw new UserError(`Custom timesteps cannot be combined with ${named} sigmas.`, { field: "timesteps" });
+  }
+  const shift = flowShift(config, request);
+  let timesteps: readonly number[];
+  let sigmas: readonly number[];
+  if (named === "flow") {
+    const times = linspace(1, 1 / alphas.length, count + 1).map((alpha) => shiftedFlowTime(1 - alpha, shift));
+    sigmas = times.reverse().slice(0, count);
+    timesteps = sigmas.map((sigma) => sigma * alphas.length);
+  } else if (named) {
+    const ends = { minimum: trained[0]!, maximum: trained.at(-1)! };
+    sigmas =
+      named === "lu"
+        ? linspace(Math.fround(Math.log(ends.maximum)), Math.fround(Math.log(ends.minimum)), count).map(Math.exp)
+        : gridSigmas(named, ends, count, config);
+    timesteps = sigmas.map(timestepOfSigma(alphas));
+    const rounds = named === "lu" || named === "karras";
+    if (
+      rounds &&
+      (roundsKarras || config.className === "DPMSolverSinglestepScheduler" || o.beta_schedule !== "squaredcos_cap_v2")
+    ) {
+      timesteps = timesteps.map(roundHalfEven);
+    }
+  } else {
+    timesteps = request.timesteps
+      ? checkedTimesteps(request.timesteps, alphas.length)
+      : solverTimesteps(config, count, alphas);
+    sigmas = timesteps.map((t) => sigmaAt(t, trained));
+  }
+  const last = final === "zero" ? 0 : final === "repeated" ? sigmas[sigmas.length - 1]! : trained[0]!;
+  return { timesteps: timesteps.map(Math.trunc), sigmas: Float32Array.from([...sigmas, last]) };
+}
+
+/** Spaced timesteps, from the last whose λ is above `lambda_min_clipped`. */
+function solverTimesteps({ className, options: o }: ReadConfig, count: number, alphas: Float32Array): number[] {
+  const lambdaMin = (o.lambda_min_clipped as number | undefined) ?? Number.NEGATIVE_INFINITY;
+  const clipped = alphas.filter(
+    (alpha) => Math.log(Math.sqrt(alpha)) - Math.log(Math.sqrt(1 - alpha)) < lambdaMin,
+  ).length;
+  const singlestep = className === "DPMSolverSinglestepScheduler";
+  return spacedTimesteps(singlestep ? "linspace" : (o.timestep_spacing as Spacing), count, alphas.length, {
+    offset: o.steps_offset as number,
+    last: alphas.length - clipped,
+    end: "gap",
+  });
+}
+
+/** UniPC's grid: its last σ is the grid's own, and flow times may be shifted by μ and stretched. */
+function unipcGrid(config: ReadConfig, request: PlanRequest): Omit<SolverGrid, "levels"> {
+  const { options: o } = config;
+  const flow = o.use_flow_sigmas as boolean;
+  const named = sigmaGridOf(config);
+  if (o.shift_terminal !== null && !flow) {
+    throw new UserError("shift_terminal needs use_flow_sigmas.", { field: "shift_terminal" });
+  }
+  if (o.use_dynamic_shifting && request.mu === undefined) {
+    throw new UserError("Dynamic shifting needs mu.", { hint: "Pass mu, the logarithm of the shift.", field: "mu" });
+  }
+  if (request.sigmas && !flow) throw new UserError("Custom sigmas need use_flow_sigmas.", { field: "sigmas" });
+  const alphas = finiteAlphas(config);
+  const trained = sigmasOf(alphas);
+  const T = alphas.length;
+  const count = request.sigmas?.length ?? stepsOf(config, request);
+  let timesteps: readonly number[];
+  let sigmas: readonly number[];
+  let smallest: number;
+  if (named) {
+    const own = request.sigmas ?? [...trained];
+    const ends = { minimum: own[0]!, maximum: own[own.length - 1]! };
+    sigmas = gridSigmas(named, ends, count, config);
+    if (named === "karras" && flow) {
+      sigmas = sigmas.map((sigma) => sigma / (sigma + 1));
+      timesteps = sigmas.map((sigma) => sigma * T);
+    } else {
+      timesteps = sigmas.map(timestepOfSigma(alphas));
+      if (named === "karras") timesteps = timesteps.map(roundHalfEven);
+    }
+    smallest = sigmas[sigmas.length - 1]!;
+  } else if (flow) {
+    let times = (request.sigmas ?? linspace(1, 1 / T, count + 1).slice(0, count)).map((u) =>
+      o.use_dynamic_shifting
+        ? dynamicallyShiftedFlowTime(u, request.mu!, o.time_shift_type as "exponential" | "linear")
+        : shiftedFlowTime(u, o.flow_shift as number),
+    );
+    if (o.shift_terminal) times = stretchedToTerminal(times, o.shift_terminal as number);
+    // Kept below 1, where λ is infinite.
+    if (Math.abs(times[0]! - 1) < 1e-6) times[0]! -= 1e-6;
+    sigmas = times;
+    timesteps = times.map((u) => u * T);
+    smallest = times[times.length - 1]!;
+  } else {
+    timesteps = solverTimesteps(config, count, alphas);
+    sigmas = timesteps.map((t) => sigmaAt(t, trained));
+    smallest = trained[0]!;
+  }
+  const last = o.final_sigmas_type === "zero" ? 0 : smallest;
+  return { timesteps: timesteps.map(Math.trunc), sigmas: Float32Array.from([...sigmas, last]) };
+}
+
+function levelsOf({ options }: ReadConfig, timesteps: readonly number[], sigmas: Float32Array): Level[] {
+  const path = options.use_flow_sigmas ? "flow" : "preserving";
+  return [...sigmas].map((sigma, i) => levelOfSigma(path, sigma, timesteps[i] ?? 0));
+}
+
+function withLevels(config: ReadConfig, timesteps: readonly number[], sigmas: Float32Array): SolverGrid {
+  return { timesteps, sigmas, levels: levelsOf(config, timesteps, sigmas) };
+}
+
+function common(config: ReadConfig, { timesteps, sigmas, levels }: SolverGrid, of: "x0" | "noise") {
+  const kinds = ["epsilon", "sample", "v_prediction"];
+  // A velocity is read as x0 = x − σ u, which is its meaning on the flow-matching path only.
+  if (config.options.use_flow_sigmas && of === "x0") kinds.push("flow_prediction");
+  const prediction = predictionOf(config, kinds);
+  const learned = ((config.options.variance_type as string | null) ?? "").startsWith("learned");
+  const options: DenoiserOptions = {
+    prediction,
+    ...limitsOf(config),
+    learnsVariance: learned && prediction === "noise",
+  };
+  return {
+    steps: levels.length - 1,
+    timesteps,
+    sigmas,
+    initNoiseSigma: 1,
+    levelBefore: (step: number) => levels[step]!,
+    addNoise: ((x0, noise, t) => mixed(x0, noise, levels[indexOfTimestep(timesteps, t)]!)) as PlanParts["addNoise"],
+    denoiser: ((network) => denoiser(network, options)) as PlanParts["denoiser"],
+  };
+}
+
+function dpmForm(config: ReadConfig) {
+  const { options: o, className } = config;
+  const algorithms = ["dpmsolver++", "sde-dpmsolver++", "dpmsolver", "sde-dpmsolver", "deis"];
+  mustBeOneOf(
+    config,
+    "algorithm_type",
+    className === "DPMSolverSinglestepScheduler" ? algorithms.filter((a) => a !== "sde-dpmsolver") : algorithms,
+  );
+  checkedOrder(config, "solver_order", 3);
+  // "deis" and the names of other solvers' forms occur in converted files; diffusers takes its defaults for them.
+  const algorithm = o.algorithm_type === "deis" ? "dpmsolver++" : (o.algorithm_type as string);
+  const of = algorithm.endsWith("++") ? ("x0" as const) : ("noise" as const);
+  if (of === "noise" && o.final_sigmas_type === "zero") {
+    throw new UserError(`algorithm_type "${algorithm}" cannot end at σ = 0.`, {
+      hint: 'Set final_sigmas_type to "sigma_min", or use a ++ algorithm.',
+      field: "final_sigmas_type",
+    });
+  }
+  const stochastic = algorithm.startsWith("sde-");
+  if (algorithm === "sde-dpmsolver" && o.solver_order === 3) {
+    throw new UserError("sde-dpmsolver has no third order.", {
+      hint: "Use solver_order 1 or 2.",
+      field: "solver_order",
+    });
+  }
+  return { of, stochastic, form: o.solver_type === "heun" ? ("heun" as const) : ("midpoint" as const) };
+}
+
+function finalSigma({ options }: ReadConfig): "zero" | "sigma_min" {
+  return options.final_sigmas_type as "zero" | "sigma_min";
+}
+
+/** Lower orders in the last two steps of short runs, and in a last step to σ = 0. */
+export function loweredAtEnd({ options: o }: ReadConfig): (step: number, steps: number) => number {
+  const order = o.solver_order as number;
+  return (step, steps) => {
+    const short = (o.lower_order_final as boolean) && steps < 15;
+    if (step === steps - 1 && (short || o.euler_at_final || o.final_sigmas_type === "zero")) return 1;
+    return step === steps - 2 && short ? Math.min(order, 2) : order;
+  };
+}
+
+function flowShift({ className, options: o }: ReadConfig, { mu }: PlanRequest): number {
+  if (mu === undefined) return (o.flow_shift as number | undefined) ?? 1;
+  if (!o.use_dynamic_shifting || o.time_shift_type !== "exponential") {
+    throw new UserError(`${className} takes mu only with use_dynamic_shifting and time_shift_type "exponential".`, {
+      field: "mu",
+    });
+  }
+  return Math.exp(mu);
+}
+
+export function checkedOrder({ className, options }: ReadConfig, name: string, maximum: number): void {
+  const order = options[name] as number;
+  if (Number.isInteger(order) && order >= 1 && order <= maximum) return;
+  throw new UserError(`${className} option "${name}" is ${order}.`, {
+    hint: `Accepted are whole numbers from 1 to ${maximum}.`,
+    field: name,
+  });
+}
+
+export function mustBeOneOf({ className, options }: ReadConfig, name: string, accepted: readonly string[]): void {
+  if (accepted.includes(options[name] as string)) return;
+  throw new UserError(`${className} option "${name}" is ${JSON.stringify(options[name])}.`, {
+    hint: `Accepted is one of ${accepted.join(", ")}.`,
+    field: name,
+  });
+}
