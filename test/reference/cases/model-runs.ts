@@ -1,8 +1,15 @@
-import type { Tensor } from "../../../src/graph/index.ts";
+import { add, mul, type Tensor } from "../../../src/graph/index.ts";
+import { autoencoderKL, diagonalGaussian } from "../../../src/models/autoencoder-kl.ts";
+import { autoencoderTiny } from "../../../src/models/autoencoder-tiny.ts";
 import type { Config } from "../../../src/models/config.ts";
 import { controlNet } from "../../../src/models/controlnet.ts";
+import { dit } from "../../../src/models/dit.ts";
+import { flux } from "../../../src/models/flux.ts";
+import { pixart } from "../../../src/models/pixart.ts";
+import { sd3 } from "../../../src/models/sd3.ts";
 import { unet2d } from "../../../src/models/unet-2d.ts";
 import { unet2dCondition } from "../../../src/models/unet-2d-condition.ts";
+import { vqModel } from "../../../src/models/vq-model.ts";
 import type { Weighted } from "../../../src/models/weights.ts";
 
 /** What a case gives a network. */
@@ -72,5 +79,83 @@ export const runners: Readonly<Record<string, Runner>> = {
       },
     );
     return { network, outputs: { ...Object.fromEntries(down.map((x, i) => [`down.${i}`, x])), mid } };
+  },
+  AutoencoderKL(config, run) {
+    const network = autoencoderKL(config);
+    const moments = network.encode(run.input("image"));
+    const { mean, logVariance, deviation, divergence } = diagonalGaussian(moments);
+    const outputs = {
+      moments,
+      mode: mean,
+      std: deviation,
+      logvar: logVariance,
+      sample_with_noise: add(mean, mul(deviation, run.input("noise"))),
+      kl: divergence(),
+      decoded_mode: network.decode(mean),
+      decoded_latent: network.decode(run.input("latent")),
+    };
+    return { network, outputs };
+  },
+  AutoencoderTiny(config, run) {
+    const network = autoencoderTiny(config);
+    const latents = network.encode(run.input("image"));
+    const scaled = network.scaleLatents(run.input("latent"));
+    const outputs = {
+      latents,
+      decoded_of_encoded: network.decode(latents),
+      decoded_latent: network.decode(run.input("latent")),
+      scaled_latents: scaled,
+      unscaled: network.unscaleLatents(scaled),
+    };
+    return { network, outputs };
+  },
+  VQModel(config, run) {
+    const network = vqModel(config);
+    const latents = network.encode(run.input("image"));
+    const { quantized, indices, loss } = network.quantize(latents);
+    const outputs = {
+      latents,
+      quantized,
+      indices,
+      commit_loss: loss,
+      decoded: network.decode(quantized),
+      decoded_not_quantized: network.decode(latents),
+    };
+    return { network, outputs };
+  },
+  DiTTransformer2DModel(config, run) {
+    const network = dit(config);
+    const x = run.input("hidden_states");
+    return { network, outputs: { sample: network(x, run.timestep(batchOf(x)), run.input("class_labels")) } };
+  },
+  PixArtTransformer2DModel(config, run) {
+    const network = pixart(config);
+    const x = run.input("hidden_states");
+    const sample = network(x, run.timestep(batchOf(x)), run.input("encoder_hidden_states"), {
+      contextMask: run.has("encoder_attention_mask") ? run.float("encoder_attention_mask") : undefined,
+      resolution: run.has("resolution") ? run.float("resolution") : undefined,
+      aspectRatio: run.has("aspect_ratio") ? run.float("aspect_ratio") : undefined,
+    });
+    return { network, outputs: { sample } };
+  },
+  SD3Transformer2DModel(config, run) {
+    const network = sd3(config);
+    const x = run.input("hidden_states");
+    const text = run.input("encoder_hidden_states");
+    const sample = network(x, run.timestep(batchOf(x)), text, run.input("pooled_projections"));
+    return { network, outputs: { sample } };
+  },
+  FluxTransformer2DModel(config, run) {
+    const network = flux(config);
+    const latents = run.input("hidden_states");
+    const sample = network(latents, {
+      timestep: run.timestep(batchOf(latents)),
+      text: run.input("encoder_hidden_states"),
+      pooled: run.input("pooled_projections"),
+      imagePositions: run.float("img_ids"),
+      textPositions: run.float("txt_ids"),
+      guidance: run.optional("guidance"),
+    });
+    return { network, outputs: { sample } };
   },
 };
