@@ -1,12 +1,14 @@
 import { add, mul, type Tensor } from "../../../src/graph/index.ts";
 import { autoencoderKL, diagonalGaussian } from "../../../src/models/autoencoder-kl.ts";
 import { autoencoderTiny } from "../../../src/models/autoencoder-tiny.ts";
+import { clipText, clipTextWithProjection, type TextStates } from "../../../src/models/clip-text.ts";
 import type { Config } from "../../../src/models/config.ts";
 import { controlNet } from "../../../src/models/controlnet.ts";
 import { dit } from "../../../src/models/dit.ts";
 import { flux } from "../../../src/models/flux.ts";
 import { pixart } from "../../../src/models/pixart.ts";
 import { sd3 } from "../../../src/models/sd3.ts";
+import { t5Encoder } from "../../../src/models/t5-encoder.ts";
 import { unet2d } from "../../../src/models/unet-2d.ts";
 import { unet2dCondition } from "../../../src/models/unet-2d-condition.ts";
 import { vqModel } from "../../../src/models/vq-model.ts";
@@ -39,6 +41,13 @@ const conditions = (run: Run) => ({
 });
 
 const batchOf = (x: Tensor) => x.shape[0]!;
+
+const textMask = (run: Run) => (run.has("attention_mask") ? run.float("attention_mask") : undefined);
+
+const textOutputs = ({ last, hidden }: Pick<TextStates, "last" | "hidden">) => ({
+  last_hidden_state: last,
+  ...Object.fromEntries(hidden.map((state, i) => [`hidden_states.${i}`, state])),
+});
 
 /** How each class of networks is called. */
 export const runners: Readonly<Record<string, Runner>> = {
@@ -157,5 +166,19 @@ export const runners: Readonly<Record<string, Runner>> = {
       guidance: run.optional("guidance"),
     });
     return { network, outputs: { sample } };
+  },
+  CLIPTextModel(config, run) {
+    const network = clipText(config);
+    const states = network(run.input("input_ids"), textMask(run));
+    return { network, outputs: { ...textOutputs(states), pooler_output: states.pooled } };
+  },
+  CLIPTextModelWithProjection(config, run) {
+    const network = clipTextWithProjection(config);
+    const states = network(run.input("input_ids"), textMask(run));
+    return { network, outputs: { ...textOutputs(states), text_embeds: states.pooled } };
+  },
+  T5EncoderModel(config, run) {
+    const network = t5Encoder(config);
+    return { network, outputs: textOutputs(network(run.input("input_ids"), textMask(run))) };
   },
 };
