@@ -21,6 +21,7 @@ function unary(op: (x: Tensor) => Tensor, f: (x: number) => number): Sample[] {
     sample("small numbers", [uniform([3, 4])], op, map(f)),
     sample("large numbers", [uniform([2, 1, 9], -12, 12)], op, map(f)),
     sample("a scalar", [uniform([])], op, map(f)),
+    sample("images", [uniform([2, 3, 2, 5])], op, map(f)),
     sample("37 numbers: no multiple of a vector's width", [uniform([37], -4, 4)], op, map(f)),
   ];
 }

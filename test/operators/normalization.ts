@@ -1,4 +1,4 @@
-import { groupNorm, layerNorm } from "../../src/graph/index.ts";
+import { groupNorm, layerNorm, scaleAndShift } from "../../src/graph/index.ts";
 import { alongLast } from "./activation.ts";
 import { type Array64, element, tabulate } from "./array64.ts";
 import { inputs, type Samples, sample } from "./sample.ts";
@@ -28,12 +28,30 @@ const layerNorm64 =
       normalized(row, epsilon).map((value, i) => value * (scale?.data[i] ?? 1) + (shift?.data[i] ?? 0)),
     );
 
-const grouped = (name: string, shape: number[], groups: number, epsilon: number) =>
+const scaleAndShift64 = (x: Array64, scale: Array64, shift?: Array64, added?: Array64): Array64 =>
+  tabulate(x.shape, (index) => {
+    const channel = index.slice(0, 2);
+    return (
+      element(x, index) * element(scale, channel) +
+      (shift ? element(shift, channel) : 0) +
+      (added ? element(added, index) : 0)
+    );
+  });
+
+const grouped = (
+  name: string,
+  shape: number[],
+  groups: number,
+  epsilon: number,
+  [low, high] = [-2, 2],
+  tolerance?: number,
+) =>
   sample(
     name,
-    [uniform(shape), uniform([shape[1]!]), uniform([shape[1]!])],
+    [uniform(shape, low, high), uniform([shape[1]!]), uniform([shape[1]!])],
     (x, scale, shift) => groupNorm(x, scale, shift, groups, epsilon),
     groupNorm64(groups, epsilon),
+    { tolerance },
   );
 
 export const normalization: Samples = {
@@ -44,6 +62,40 @@ export const normalization: Samples = {
     grouped("[n, c, length]", [2, 6, 5], 3, 1e-3),
     grouped("five axes", [1, 4, 2, 3, 2], 2, 1e-5),
     grouped("a large epsilon", [2, 4, 2, 2], 2, 0.5),
+    // A float32 near 9 is known to 5e-7, which is 1e-6 of the deviation: what is lost is lost before the operator.
+    grouped("means far from zero", [2, 4, 4, 4], 2, 1e-5, [8, 10], 1e-4),
+  ],
+  scaleAndShift: [
+    sample(
+      "scale only",
+      [uniform([2, 3, 2, 2]), uniform([2, 3])],
+      (x, scale) => scaleAndShift(x, scale),
+      (x, scale) => scaleAndShift64(x, scale),
+    ),
+    sample(
+      "scale and shift",
+      [uniform([2, 3, 4]), uniform([2, 3]), uniform([2, 3])],
+      (x, scale, shift) => scaleAndShift(x, scale, shift),
+      (x, scale, shift) => scaleAndShift64(x, scale, shift),
+    ),
+    sample(
+      "something added",
+      [uniform([1, 4, 3, 5]), uniform([1, 4]), uniform([1, 4, 3, 5])],
+      (x, scale, added) => scaleAndShift(x, scale, undefined, added),
+      (x, scale, added) => scaleAndShift64(x, scale, undefined, added),
+    ),
+    sample(
+      "scale, shift and something added, five axes",
+      [uniform([2, 2, 1, 3, 2]), uniform([2, 2]), uniform([2, 2]), uniform([2, 2, 1, 3, 2])],
+      scaleAndShift,
+      scaleAndShift64,
+    ),
+    sample(
+      "two axes",
+      [uniform([3, 2]), uniform([3, 2]), uniform([3, 2])],
+      (x, scale, shift) => scaleAndShift(x, scale, shift),
+      (x, scale, shift) => scaleAndShift64(x, scale, shift),
+    ),
   ],
   layerNorm: [
     sample(

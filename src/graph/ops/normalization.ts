@@ -35,14 +35,17 @@ const applyGroupNorm = defineOperators<Groups>({
    * Written per channel with s₁ = Σ dy and s₂ = Σ dy·x̂ = r·(Σ dy·x − μ·s₁) this needs no stored x̂:
    *   dx = a·dy + b·x + c  with  a = r·γ,  b = −r²·mean(γ·dy·x̂),  c = −r·mean(γ·dy) − b·μ.
    */
-  gradient: ([dy], { inputs: [x, scale], outputs: [, mu, r], attributes: { groups } }) => {
+  gradient: ([dy, dMu, dR], { inputs: [x, scale], outputs: [, mu, r], attributes: { groups } }) => {
     const [n, channels] = x!.shape as [number, number];
     const perGroup = channels / groups;
     const area = x!.shape.slice(2).reduce((a, b) => a * b, 1);
+    const byGroup = throughStatistics(reshape(x!, [n, groups, perGroup * area]), mu!, r!, dMu, dR);
+    const throughOutputs = byGroup && reshape(byGroup, x!.shape);
+    if (!dy) return [throughOutputs, undefined, undefined];
     const grouped = [n, groups, perGroup];
-    const s1 = reshape(sum(reshape(dy!, [n, channels, area]), 2), grouped);
+    const s1 = reshape(sum(reshape(dy, [n, channels, area]), 2), grouped);
     const row = [n, channels, 1, area];
-    const products = reshape(matmul(reshape(dy!, row), reshape(x!, row), { transB: true }), grouped); // Σ dy·x
+    const products = reshape(matmul(reshape(dy, row), reshape(x!, row), { transB: true }), grouped); // Σ dy·x
     const s2 = mul(sub(products, mul(mu!, s1)), r!);
     const gamma = reshape(scale!, [1, groups, perGroup]);
     const size = perGroup * area;
@@ -52,10 +55,23 @@ const applyGroupNorm = defineOperators<Groups>({
     const b = mul(mul(mul(r!, r!), meanDyX), -1);
     const c = sub(mul(mul(r!, meanDy), -1), mul(b, mu!));
     const perChannel = (t: Tensor) => reshape(expand(t, grouped), [n, channels]);
-    const dx = scaleAndShift(dy!, a, undefined, scaleAndShift(x!, perChannel(b), perChannel(c)));
-    return [dx, reshape(sum(s2, 0), [channels]), reshape(sum(s1, 0), [channels])];
+    const dx = scaleAndShift(dy, a, undefined, scaleAndShift(x!, perChannel(b), perChannel(c)));
+    const all = throughOutputs ? add(dx, throughOutputs) : dx;
+    return [all, reshape(sum(s2, 0), [channels]), reshape(sum(s1, 0), [channels])];
   },
 });
+
+/**
+ * What the gradients of μ and r [..., 1], which only second-order gradients have, add to that of x [..., K]: ∂μ/∂x = 1/K
+ * and ∂r/∂x = −r³·(x − μ)/K.
+ */
+function throughStatistics(x: Tensor, mu: Tensor, r: Tensor, dMu?: Tensor, dR?: Tensor): Tensor | undefined {
+  const size = x.shape.at(-1)!;
+  const even = dMu && mul(dMu, 1 / size);
+  if (!dR) return even && expand(even, x.shape);
+  const sloped = mul(sub(x, mu), mul(mul(mul(mul(r, r), r), dR), -1 / size));
+  return even ? add(sloped, even) : sloped;
+}
 
 /** ONNX's InstanceNormalization sees each group as a channel; then scale and shift by channel. */
 function groupNormAlone(
@@ -140,21 +156,16 @@ const applyLayerNorm = defineOperators<{ epsilon: number }>({
   },
   onnx: (emitter, inputs, { attributes: { epsilon } }) =>
     emitter.ops("LayerNormalization", inputs, 3, { axis: -1, epsilon: float(epsilon) }),
-  // With x̂ = (x − μ)·r and g = γ·dy: dx = r·(g − mean(g) − x̂·mean(g·x̂)), dγ = Σ dy·x̂, dβ = Σ dy. Second-order
-  // gradients also reach the statistics: ∂μ/∂x = 1/width and ∂r/∂x = −r²·x̂/width.
+  // With x̂ = (x − μ)·r and g = γ·dy: dx = r·(g − mean(g) − x̂·mean(g·x̂)), dγ = Σ dy·x̂, dβ = Σ dy.
   gradient: ([dy, dMu, dR], { inputs: [x, scale, shift], outputs: [, mu, r] }) => {
-    const width = x!.shape.at(-1)!;
+    const throughOutputs = throughStatistics(x!, mu!, r!, dMu, dR);
+    if (!dy) return [throughOutputs, undefined, undefined];
     const normal = mul(sub(x!, mu!), r!);
-    const parts: Tensor[] = [];
-    if (dy) {
-      const g = mul(dy, scale!);
-      const along = mean(mul(g, normal), -1, { keepDims: true });
-      parts.push(mul(sub(sub(g, mean(g, -1, { keepDims: true })), mul(normal, along)), r!));
-    }
-    if (dMu) parts.push(expand(mul(dMu, 1 / width), x!.shape));
-    if (dR) parts.push(mul(normal, mul(mul(dR, mul(r!, r!)), -1 / width)));
-    const dx = parts.reduce((a, b) => add(a, b));
-    return [dx, dy && sumTo(mul(dy, normal), scale!.shape), dy && shift && sumTo(dy, shift.shape)];
+    const g = mul(dy, scale!);
+    const along = mean(mul(g, normal), -1, { keepDims: true });
+    const dx = mul(sub(sub(g, mean(g, -1, { keepDims: true })), mul(normal, along)), r!);
+    const all = throughOutputs ? add(dx, throughOutputs) : dx;
+    return [all, sumTo(mul(dy, normal), scale!.shape), shift && sumTo(dy, shift.shape)];
   },
 });
 
