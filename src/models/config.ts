@@ -53,6 +53,11 @@ export function savedConfig(className: string, config: object): Config {
   return { _class_name: className, ...config };
 }
 
+/** A text encoder's configuration as transformers saves it: its class stands in a list. */
+export function savedTextConfig(className: string, config: object): Config {
+  return { ...config, architectures: [className] };
+}
+
 // ---- kinds of fields ---------------------------------------------------------------------------------------------------
 
 const positive = "a whole number from 1 is needed";

@@ -17,7 +17,7 @@ interface AttendOptions {
  * queries], k and v [n, heads, d, keys] → [n, heads, d, queries]. Channels come out of a projection in this order, so
  * neither images nor tokens are transposed; the products read their operands as they lie.
  */
-function attendColumns(q: Tensor, k: Tensor, v: Tensor, { scale, mask }: AttendOptions): Tensor {
+export function attendColumns(q: Tensor, k: Tensor, v: Tensor, { scale, mask }: AttendOptions): Tensor {
   const scores = matmul(q, k, { transA: true, alpha: scale });
   return matmul(v, softmax(mask ? add(scores, mask) : scores), { transB: true });
 }
@@ -41,7 +41,7 @@ export function joinHeads(x: Tensor): Tensor {
 }
 
 /** A mask as diffusers takes it, [n, keys] or [n, queries or 1, keys], made to fit [n, heads, queries, keys]. */
-function spreadMask(mask: Tensor): Tensor {
+export function spreadMask(mask: Tensor): Tensor {
   if (mask.shape.length === 2) return reshape(mask, [mask.shape[0]!, 1, 1, mask.shape[1]!]);
   return mask.shape.length === 3 ? reshape(mask, [mask.shape[0]!, 1, ...mask.shape.slice(1)]) : mask;
 }
@@ -164,17 +164,17 @@ type Linear = ReturnType<typeof linear>;
 type Norm = (x: Tensor) => Tensor;
 
 /** Tokens as rows [n, tokens, width] or as columns [n, width, tokens]. */
-type Sequence = { readonly rows: Tensor } | { readonly columns: Tensor };
+export type Sequence = { readonly rows: Tensor } | { readonly columns: Tensor };
 
 /** A linear layer whose result has tokens as columns: [n, outputs, tokens]. */
-function project({ parts: { weight, bias } }: Linear, from: Sequence): Tensor {
+export function project({ parts: { weight, bias } }: Linear, from: Sequence): Tensor {
   const product =
     "rows" in from ? matmul(weight.tensor, from.rows, { transB: true }) : matmul(weight.tensor, from.columns);
   return bias ? add(product, reshape(bias.tensor, [bias.shape[0]!, 1])) : product;
 }
 
 /** A linear layer from columns [n, inputs, tokens] to rows [n, tokens, outputs]. */
-function rowsFromColumns({ parts: { weight, bias } }: Linear, columns: Tensor): Tensor {
+export function rowsFromColumns({ parts: { weight, bias } }: Linear, columns: Tensor): Tensor {
   const product = matmul(columns, weight.tensor, { transA: true, transB: true });
   return bias ? add(product, bias.tensor) : product;
 }

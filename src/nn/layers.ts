@@ -9,16 +9,22 @@ import {
   rmsNorm as normalizeRms,
   type Tensor,
 } from "../graph/index.ts";
-import { module, parameter } from "./module.ts";
+import { type Initializer, module, parameter } from "./module.ts";
 
 /** torch's default for linear and convolution weights and biases: uniform within ±1/√fan_in. */
 const fanIn = (n: number) => ({ kind: "uniform", bound: 1 / Math.sqrt(n) }) as const;
 const constant = (value: number) => ({ kind: "constant", value }) as const;
 
-/** How a layer's weights and biases start: torch's default, or all zero for layers that are to do nothing at first. */
-export type LayerInitial = "default" | "zero";
+/**
+ * How a layer's weights and biases start: torch's default; all zero for layers that are to do nothing at first; or, as a
+ * number, normal weights of that deviation and zero biases.
+ */
+export type LayerInitial = "default" | "zero" | number;
 
-const start = (initial: LayerInitial, fan: number) => (initial === "zero" ? constant(0) : fanIn(fan));
+function start(initial: LayerInitial, fan: number, { bias = false } = {}): Initializer {
+  if (initial === "default") return fanIn(fan);
+  return initial === "zero" || bias ? constant(0) : { kind: "normal", deviation: initial };
+}
 
 /** y = x·Wᵀ + b over the last axis: [..., inputs] → [..., outputs]. Weight [outputs, inputs] as in torch. */
 export function linear(
@@ -27,7 +33,7 @@ export function linear(
   { bias = true, initial = "default" }: { bias?: boolean; initial?: LayerInitial } = {},
 ) {
   const weight = parameter([outputs, inputs], start(initial, inputs));
-  const shift = bias ? parameter([outputs], start(initial, inputs)) : undefined;
+  const shift = bias ? parameter([outputs], start(initial, inputs, { bias: true })) : undefined;
   return module({ weight, bias: shift }, (x: Tensor) => {
     const y = matmul(x, weight.tensor, { transB: true });
     return shift ? add(y, shift.tensor) : y;
@@ -48,7 +54,7 @@ export function conv2d(
 ) {
   const fan = (inputs / groups) * kernel * kernel;
   const weight = parameter([outputs, inputs / groups, kernel, kernel], start(initial, fan));
-  const shift = bias ? parameter([outputs], start(initial, fan)) : undefined;
+  const shift = bias ? parameter([outputs], start(initial, fan, { bias: true })) : undefined;
   return module({ weight, bias: shift }, (x: Tensor) =>
     convolve(x, weight.tensor, shift?.tensor, { groups, ...options }),
   );

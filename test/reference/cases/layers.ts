@@ -63,34 +63,40 @@ async function runLayer(path: string, note: LayerNote): Promise<Comparison[]> {
   const layer = buildLayer(note.class, note.args);
   const bind = bindWeights({ parts: layer.network.parts, storedName }, weights);
   const tolerance = note.file.includes("large-mean") ? { absolute: 2e-4 } : { absolute: 2e-5, relative: 1e-5 };
-  const results: Comparison[] = [];
-  for (const [i, call] of note.calls.entries()) {
-    const feeds: Record<string, HostTensor> = {};
+  const feeds: Record<string, HostTensor> = {};
+  const outputs: Record<string, Tensor> = {};
+  note.calls.forEach((call, i) => {
     const inputs: Record<string, Tensor> = {};
     for (const [name, { key }] of Object.entries(call.inputs)) {
-      feeds[name] = asFloat(tensors.get(key)!);
-      inputs[name] = input(name, feeds[name].shape);
+      const value = asFloat(tensors.get(key)!);
+      feeds[`${i}.${name}`] = value;
+      inputs[name] = input(`${i}.${name}`, value.shape);
     }
-    const expected = tensors.get(call.output.key)!;
-    const ours = await evaluate(layer.call(inputs, call.kwargs), feeds, bind);
-    results.push(compare(`shape${i}`, ours.shape, expected.shape, {}));
-    results.push(compare(`out${i}`, ours.data as Float32Array, expected.data as Float32Array, tolerance));
-  }
-  return results;
+    outputs[`out${i}`] = layer.call(inputs, call.kwargs);
+  });
+  const results = await evaluate(outputs, feeds, bind);
+  return note.calls.flatMap((call, i) => {
+    const ours = results[`out${i}`]!;
+    const theirs = tensors.get(call.output.key)!;
+    return [
+      compare(`shape${i}`, ours.shape, theirs.shape, {}),
+      compare(`out${i}`, ours.data as Float32Array, theirs.data as Float32Array, tolerance),
+    ];
+  });
 }
 
 async function runActivations(path: string): Promise<Comparison[]> {
   const tensors = await readSafetensors(path);
-  const x = tensors.get("x")!;
-  const results: Comparison[] = [];
-  for (const [name, expected] of tensors) {
-    if (name === "x") continue;
-    const ours = await evaluate(named(name)(input("x", x.shape)), { x });
-    results.push(
-      compare(name, ours.data as Float32Array, expected.data as Float32Array, { absolute: 2e-5, relative: 1e-5 }),
-    );
-  }
-  return results;
+  const { x, ...functions } = Object.fromEntries(tensors);
+  const node = input("in", x!.shape);
+  const outputs = Object.fromEntries(Object.keys(functions).map((name) => [name, named(name)(node)]));
+  const results = await evaluate(outputs, { in: x! });
+  return Object.entries(functions).map(([name, theirs]) =>
+    compare(name, results[name]!.data as Float32Array, theirs.data as Float32Array, {
+      absolute: 2e-5,
+      relative: 1e-5,
+    }),
+  );
 }
 
 function named(name: string): (x: Tensor) => Tensor {
@@ -98,32 +104,35 @@ function named(name: string): (x: Tensor) => Tensor {
 }
 
 async function runTimesteps({ cases }: TimestepsFile): Promise<Comparison[]> {
-  const results: Comparison[] = [];
-  for (const [i, entry] of cases.entries()) {
+  const feeds: Record<string, HostTensor> = {};
+  const outputs: Record<string, Tensor> = {};
+  cases.forEach((entry, i) => {
     const t = float32([entry.timesteps.length], [...entry.timesteps]);
-    const waves = sinusoids(input("t", t.shape), entry.num_channels, {
+    feeds[`t${i}`] = t;
+    outputs[`case${i}`] = sinusoids(input(`t${i}`, t.shape), entry.num_channels, {
       flipSinToCos: entry.flip_sin_to_cos,
       frequencyShift: entry.downscale_freq_shift,
       scale: entry.scale,
     });
-    const ours = await evaluate(waves, { t });
+  });
+  const results = await evaluate(outputs, feeds);
+  return cases.map((entry, i) => {
     // float32 cannot hold t·frequency of large t more exactly than this.
     const large = entry.timesteps.some((step) => step * (entry.scale ?? 1) > 100);
-    results.push(compare(`case${i}`, ours.data as Float32Array, entry.values, { absolute: large ? 2e-4 : 2e-5 }));
-  }
-  return results;
+    const ours = results[`case${i}`]!.data as Float32Array;
+    return compare(`case${i}`, ours, entry.values, { absolute: large ? 2e-4 : 2e-5 });
+  });
 }
 
 async function evaluate(
-  output: Tensor,
+  outputs: Record<string, Tensor>,
   feeds: Record<string, HostTensor>,
   bind?: ReturnType<typeof bindWeights>,
-): Promise<HostTensor> {
-  const graph = toOnnx({ output }, { bind });
+): Promise<Record<string, HostTensor>> {
+  const graph = toOnnx(outputs, { bind });
   const session = await openSession(graph.bytes, { threads: 1 });
   try {
-    const fed = Object.fromEntries(Object.keys(graph.inputs).map((name) => [name, feeds[name]!]));
-    return (await session.run(fed)).output!;
+    return await session.run(Object.fromEntries(Object.keys(graph.inputs).map((name) => [name, feeds[name]!])));
   } finally {
     await session.close();
   }
