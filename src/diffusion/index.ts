@@ -4,7 +4,9 @@ export { type ConfiguredSampler, defaultOptions, samplerFromConfig, schedulerCon
 export { isSchedulerClass, parseSchedulerConfig, type SchedulerClass, type SchedulerConfig } from "./config/options.ts";
 export type { PlanRequest, RunOptions, SamplingPlan } from "./config/plan.ts";
 export * from "./denoiser.ts";
+export * from "./editing.ts";
 export * from "./grids.ts";
+export * from "./guidance.ts";
 export * from "./noise-source.ts";
 export * from "./prediction.ts";
 export * from "./process.ts";

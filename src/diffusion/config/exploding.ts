@@ -62,7 +62,7 @@ export function planEulerAncestral(config: ReadConfig, request: PlanRequest): Pl
 
 /** HeunDiscreteScheduler. Timesteps and σ are listed once per call. */
 export function planHeun(config: ReadConfig, request: PlanRequest): PlanParts {
-  takesOnly(config, request, ["steps", "timesteps"]);
+  takesOnly(config, request, ["steps", "timesteps", "churn"]);
   const grid = sigmaGrid(config, request);
   const prediction = predictionOf(config, ["epsilon", "sample", "v_prediction"]);
   const levels = levelsOf(grid);
@@ -70,8 +70,10 @@ export function planHeun(config: ReadConfig, request: PlanRequest): PlanParts {
   const sigmas = Float32Array.from([...twiceAfterFirst([...grid.sigmas.subarray(0, -1)]), grid.sigmas.at(-1)!]);
   return {
     ...common(config, calls, sigmas, grid.sigmas, levels, prediction),
-    stochastic: false,
-    run: (denoise, x, options) => heun(denoise, x, stepsBetween(levels), options),
+    stochastic: request.churn !== undefined,
+    // Churn as Karras et al. have it; diffusers' class has none.
+    run: (denoise, x, options) =>
+      heun(denoise, x, stepsBetween(levels), { ...options, churn: request.churn, timestepOf: grid.timestepOf }),
   };
 }
 

@@ -1,0 +1,76 @@
+import { expect, test } from "vitest";
+import { float32 } from "../core/host-tensor.ts";
+import { seeded } from "../core/random.ts";
+import { samplerFromConfig } from "./config/index.ts";
+import { firstStep, inpainted, noisedStart, slerp } from "./editing.ts";
+import { finished } from "./samplers/sampler.ts";
+
+const random = seeded(8);
+const shape = [2, 3, 4, 4];
+
+test("strength chooses how many of the last steps run, and none left is a user's mistake", () => {
+  expect(firstStep(50, 0.8)).toBe(10);
+  expect(firstStep(50, 1)).toBe(0);
+  expect(() => firstStep(10, 0.05)).toThrow(/leaves none of 10 steps/);
+  expect(() => firstStep(10, 1.5)).toThrow(/above 0, at most 1/);
+});
+
+test("with the true image as prediction, an image noised at any strength comes back", async () => {
+  const x0 = random.normal(shape);
+  for (const name of [
+    "DDIMScheduler",
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+    "UniPCMultistepScheduler",
+  ]) {
+    const plan = samplerFromConfig({
+      _class_name: name,
+      prediction_type: "sample",
+      ...(name === "DDIMScheduler" ? { clip_sample: false } : {}),
+    }).plan({ steps: 12 });
+    const { x, first } = noisedStart(plan, x0, random.normal(shape), 0.5);
+    expect(first).toBe(6);
+    const result = await finished(
+      plan.sample(async () => x0, x, { first }),
+      x,
+    );
+    result.data.forEach((value, i) => {
+      expect(value).toBeCloseTo(x0.data[i]!, 4);
+    });
+  }
+});
+
+test("inpainting keeps the masked part of the original and paints the rest", async () => {
+  const original = random.normal(shape);
+  const mask = float32(
+    [2, 1, 4, 4],
+    Float32Array.from({ length: 32 }, (_, i) => (i % 2 === 0 ? 1 : 0)),
+  );
+  const noise = random.normal(shape);
+  const plan = samplerFromConfig({ _class_name: "EulerDiscreteScheduler", prediction_type: "sample" }).plan({
+    steps: 5,
+  });
+  const painted = float32(shape, new Float32Array(96).fill(9));
+  const start = random.normal(shape);
+  const result = await finished(
+    inpainted(
+      plan.sample(async () => painted, start),
+      { original, mask, noise },
+    ),
+    start,
+  );
+  result.data.forEach((value, i) => {
+    expect(value).toBeCloseTo(i % 2 === 0 ? 9 : original.data[i]!, 4);
+  });
+});
+
+test("slerp ends at its ends and keeps the length of noise in between", () => {
+  const a = random.normal([1, 4000]);
+  const b = random.normal([1, 4000]);
+  expect(slerp(a, b, 0).data).toEqual(a.data);
+  expect(slerp(a, b, 1).data[7]).toBeCloseTo(b.data[7]!, 5);
+  const middle = slerp(a, b, 0.5).data;
+  const length = (data: Float32Array) => Math.sqrt(data.reduce((sum, v) => sum + v * v, 0));
+  expect(length(middle) / length(a.data)).toBeCloseTo(1, 1);
+});

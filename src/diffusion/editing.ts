@@ -1,0 +1,115 @@
+import { invariant, UserError } from "../core/errors.ts";
+import type { SamplingPlan } from "./config/plan.ts";
+import type { Samples } from "./process.ts";
+import type { SamplerRun } from "./samplers/sampler.ts";
+
+/**
+ * The step that image-to-image starts with: of `steps` steps the last ⌊steps · strength⌋ are run (Meng et al. 2022,
+ * SDEdit). No step left is a `UserError` and not an unchanged image.
+ */
+export function firstStep(steps: number, strength: number): number {
+  if (!(strength > 0 && strength <= 1)) {
+    throw new UserError(`A strength of ${strength} is not possible.`, {
+      hint: "Give a number above 0, at most 1.",
+      field: "strength",
+    });
+  }
+  const run = Math.min(Math.trunc(steps * strength), steps);
+  if (run === 0) {
+    throw new UserError(`A strength of ${strength} leaves none of ${steps} steps to run.`, {
+      hint: `Give a strength of at least ${(1 / steps).toPrecision(2)} or more steps.`,
+      field: "strength",
+    });
+  }
+  return steps - run;
+}
+
+/** An image noised to where a strength starts, and the step to start with: `plan.run(denoise, x, { first })`. */
+export function noisedStart(
+  plan: SamplingPlan,
+  x0: Samples,
+  noise: Samples,
+  strength: number,
+): { readonly x: Samples; readonly first: number } {
+  const first = firstStep(plan.steps, strength);
+  const { alpha, sigma } = plan.levelBefore(first);
+  return { x: mix(x0, alpha, noise, sigma), first };
+}
+
+export interface InpaintOptions {
+  readonly original: Samples;
+  /** 1 is painted anew and 0 kept; of the shape of the images, or with one channel. */
+  readonly mask: Samples;
+  /** The noise that the kept part is noised with, the same in every step. */
+  readonly noise: Samples;
+}
+
+/**
+ * Inpainting by blending (Lugmayr et al. 2022, RePaint, eq. 8, without resampling; Avrahami et al. 2022): after each
+ * step the kept part of x is replaced with the original at the same noise level. Wraps any sampler's run.
+ */
+export async function* inpainted(run: SamplerRun, { original, mask, noise }: InpaintOptions): SamplerRun {
+  const weight = expandedMask(mask, original);
+  for await (const state of run) {
+    const { alpha, sigma } = state.level;
+    const x = state.x.data;
+    for (let i = 0; i < x.length; i++) {
+      const kept = alpha * original.data[i]! + sigma * noise.data[i]!;
+      x[i] = weight[i]! * x[i]! + (1 - weight[i]!) * kept;
+    }
+    yield state;
+  }
+}
+
+/**
+ * Spherical interpolation between two noises, image by image: every point in between is as far from 0 as noise is
+ * (Shoemake 1985; White 2016). Nearly parallel noises are interpolated linearly.
+ */
+export function slerp(from: Samples, to: Samples, share: number): Samples {
+  const images = from.shape[0] ?? 1;
+  const size = from.data.length / images;
+  const data = new Float32Array(from.data.length);
+  for (let n = 0; n < images; n++) {
+    const a = from.data.subarray(n * size, (n + 1) * size);
+    const b = to.data.subarray(n * size, (n + 1) * size);
+    const cosine = dot(a, b) / Math.sqrt(dot(a, a) * dot(b, b));
+    let [ofA, ofB] = [1 - share, share];
+    if (Math.abs(cosine) < 0.9995) {
+      const angle = Math.acos(cosine);
+      ofA = Math.sin((1 - share) * angle) / Math.sin(angle);
+      ofB = Math.sin(share * angle) / Math.sin(angle);
+    }
+    for (let i = 0; i < size; i++) data[n * size + i] = ofA * a[i]! + ofB * b[i]!;
+  }
+  return { ...from, data };
+}
+
+function mix(a: Samples, ofA: number, b: Samples, ofB: number): Samples {
+  const data = new Float32Array(a.data.length);
+  for (let i = 0; i < data.length; i++) data[i] = ofA * a.data[i]! + ofB * b.data[i]!;
+  return { ...a, data };
+}
+
+function dot(a: Float32Array, b: Float32Array): number {
+  let sum = 0;
+  for (let i = 0; i < a.length; i++) sum += a[i]! * b[i]!;
+  return sum;
+}
+
+/** A mask of one channel or one image, repeated over those of the images. */
+function expandedMask(mask: Samples, images: Samples): Float32Array {
+  if (mask.data.length === images.data.length) return mask.data;
+  const [count = 1, channels = 1] = images.shape;
+  const pixels = images.data.length / (count * channels);
+  const masks = mask.data.length / pixels;
+  invariant(
+    masks === 1 || (masks === count && mask.shape[1] === 1),
+    `a mask of shape [${mask.shape}] for images of [${images.shape}]`,
+  );
+  const out = new Float32Array(images.data.length);
+  for (let i = 0; i < out.length; i++) {
+    const image = masks === 1 ? 0 : Math.floor(i / (channels * pixels));
+    out[i] = mask.data[image * pixels + (i % pixels)]!;
+  }
+  return out;
+}
