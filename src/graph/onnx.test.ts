@@ -170,12 +170,16 @@ describe("the target decides the form", () => {
     const loss = add(sum(product), sum(y));
     const outputs = { loss, ...Object.fromEntries(gradients(loss, [w, kernel]).map((g, i) => [`g${i}`, g])) };
     const bind = (leaf: Tensor): Binding => ({ kind: "input", name: leaf === w ? "w" : "kernel" });
-    const domains = (target: Target) =>
-      new Set(
-        graphOf(
-          toOnnx(outputs, { target, bind: (leaf) => (leaf === w || leaf === kernel ? bind(leaf) : undefined) }),
-        ).node.map((node) => node.domain),
-      );
+    const domains = (target: Target) => {
+      const model = toOnnx(outputs, {
+        target,
+        bind: (leaf) => (leaf === w || leaf === kernel ? bind(leaf) : undefined),
+      });
+      const { graph, opsetImport } = fromBinary(ModelProtoSchema, model.bytes);
+      const used = new Set(graph!.node.map((node) => node.domain));
+      expect(new Set(opsetImport.map(({ domain }) => domain))).toEqual(used);
+      return used;
+    };
     expect(domains(portableTarget)).toEqual(new Set([""]));
     expect(domains(blocked)).toContain("com.microsoft");
   });

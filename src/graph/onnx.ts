@@ -282,9 +282,9 @@ class Writer implements Emitter {
       irVersion: IR_VERSION,
       producerName: "allegory",
       graph,
-      opsetImport: Object.entries(OPSETS).map(([domain, version]) =>
-        create(OperatorSetIdProtoSchema, { domain, version: BigInt(version) }),
-      ),
+      opsetImport: Object.entries(OPSETS)
+        .filter(([domain]) => domain === "" || this.nodes.some((node) => node.domain === domain))
+        .map(([domain, version]) => create(OperatorSetIdProtoSchema, { domain, version: BigInt(version) })),
     });
     return {
       bytes: toBinary(ModelProtoSchema, model),
