@@ -1,0 +1,42 @@
+import { existsSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { UserError } from "../core/errors.ts";
+import { type Dataset, idxFiles, imageFolder, mnistDigits, mnistLike } from "../data/index.ts";
+import type { Recipe } from "./recipe.ts";
+
+/**
+ * Opens the data that a recipe names.
+ * @throws UserError where there is no such data, or it is not what the recipe says
+ */
+export async function datasetOf(recipe: Recipe, { signal }: { signal?: AbortSignal } = {}): Promise<Dataset> {
+  const { data, flip, labels, size } = recipe;
+  if (data === "mnist") return mnistDigits({ padTo: size ?? 32, flip });
+  const found = statSync(data, { throwIfNoEntry: false });
+  if (!found) {
+    throw new UserError(`There is no folder or file ${data}.`, {
+      hint: 'Give a folder of images, an IDX file, or "mnist" for the packaged digits.',
+      field: "data",
+    });
+  }
+  if (found.isFile()) {
+    const labelFile = labels === "auto" || labels === "none" ? undefined : labels;
+    return idxFiles(data, labelFile, { padTo: size, flip });
+  }
+  const isIdxFolder = ["", ".gz"].some((end) => existsSync(join(data, `train-images-idx3-ubyte${end}`)));
+  if (isIdxFolder) return mnistLike(data, { padTo: size ?? 32, flip });
+  if (size === undefined) {
+    throw new UserError("A folder of images needs a size.", {
+      hint: "Add --size 64 (or another number of pixels): images are scaled and centre-cropped to it.",
+      field: "size",
+    });
+  }
+  return imageFolder(data, {
+    size,
+    channels: recipe.colour === "gray" ? 1 : 3,
+    labels: labels === "folders" || recipe.classes ? "folders" : "none",
+    background: recipe.background,
+    skipUnreadable: recipe.skipUnreadable,
+    flip,
+    signal,
+  });
+}

@@ -1,0 +1,10 @@
+/** Training: recipes, the step as one graph, runs and their folders. */
+export * from "./checkpoint.ts";
+export { datasetOf } from "./dataset.ts";
+export { networkFor, scheduleOf, type TrainedNetwork } from "./network.ts";
+export * from "./objective.ts";
+export * from "./recipe.ts";
+export { readMetrics, runPaths, schedulerConfigOf, writeModel } from "./run-folder.ts";
+export * from "./step.ts";
+export * from "./train.ts";
+export { openTrainer, type StepMetrics, type Trainer } from "./trainer.ts";

@@ -1,0 +1,146 @@
+import type { HostTensor } from "../core/host-tensor.ts";
+import {
+  add,
+  type Binding,
+  cast,
+  gradients,
+  input,
+  mul,
+  type OnnxModel,
+  sub,
+  type Target,
+  type Tensor,
+  toOnnx,
+} from "../graph/index.ts";
+import { namedParameters, type PartGroup } from "../nn/module.ts";
+import {
+  type AdamWOptions,
+  adamw,
+  clipByNorm,
+  type FlatLayout,
+  flatLayout,
+  flatten,
+  towards,
+  unflatten,
+} from "../optim/index.ts";
+
+export interface StepOptions extends AdamWOptions {
+  /** Largest norm of the gradient. */
+  readonly clip: number;
+  /** Gradients of so many runs are averaged before the optimizer moves; 1 moves at every run. */
+  readonly accumulate?: number;
+  readonly target?: Target;
+}
+
+/** A whole training step as one ONNX graph: (state, batch) → (state′, metrics). */
+export interface TrainingStep {
+  readonly model: OnnxModel;
+  /** How the trainable parameters lie in each of the state's vectors. */
+  readonly layout: FlatLayout;
+  /** Names of the state's vectors and, for the session, which output is the next value of which. */
+  readonly resident: Readonly<Record<string, string>>;
+}
+
+/** The vectors of the state: parameters, AdamW's moments, the moving average, and gradients summed up so far. */
+export const STATE = ["parameters", "mean", "square", "average"] as const;
+export type StateName = (typeof STATE)[number];
+
+/** What a run of the step graph is fed besides the batch: scalars of shape []. See `adamwScalars` and `emaDecay`. */
+export const SCALARS = ["rate", "correction", "correctedRate", "averaging"] as const;
+
+/**
+ * Builds the training step of `network` for the scalar `loss`: forward pass, all gradients, clipping, AdamW and the
+ * moving average. Outputs `loss` and `gradientNorm` besides the state.
+ *
+ * With `accumulate` > 1 the gradient is summed up in the state, and the input `move` says whether this run is the last
+ * of its batch (1: the optimizer moves and the sum starts again) or not (0).
+ */
+export function trainingStep(
+  network: PartGroup,
+  loss: Tensor,
+  { clip, accumulate = 1, target, ...optimizer }: StepOptions,
+  frozenValues: ReadonlyMap<string, HostTensor> = new Map(),
+): TrainingStep {
+  const all = [...namedParameters(network)];
+  const trainable = all.filter(([, parameter]) => parameter.trainable);
+  const layout = flatLayout(trainable);
+  const vector = (name: string) => input(`state.${name}`, [layout.size]);
+  const state = { parameters: vector("parameters"), mean: vector("mean"), square: vector("square") };
+  const average = vector("average");
+  const scalars = Object.fromEntries(SCALARS.map((name) => [name, input(name, [])])) as Record<
+    (typeof SCALARS)[number],
+    Tensor
+  >;
+
+  const fresh = flatten(
+    gradients(
+      loss,
+      trainable.map(([, parameter]) => parameter.tensor),
+    ),
+  );
+  const outputs: Record<string, Tensor> = { loss };
+  let next: typeof state;
+  let nextAverage: Tensor;
+  if (accumulate === 1) {
+    const { clipped, norm } = clipByNorm(fresh, clip);
+    outputs.gradientNorm = norm;
+    next = adamw(state, clipped, scalars, optimizer);
+    nextAverage = towards(average, next.parameters, scalars.averaging);
+  } else {
+    const sum = vector("gradient");
+    const move = input("move", []);
+    const total = add(sum, mul(fresh, 1 / accumulate));
+    const { clipped, norm } = clipByNorm(total, clip);
+    outputs.gradientNorm = norm;
+    const moved = adamw(state, clipped, scalars, optimizer);
+    next = {
+      parameters: towards(state.parameters, moved.parameters, move),
+      mean: towards(state.mean, moved.mean, move),
+      square: towards(state.square, moved.square, move),
+    };
+    nextAverage = towards(average, next.parameters, mul(scalars.averaging, move));
+    outputs["next.gradient"] = mul(total, sub(1, move));
+  }
+  Object.assign(outputs, {
+    "next.parameters": next.parameters,
+    "next.mean": next.mean,
+    "next.square": next.square,
+    "next.average": nextAverage,
+  });
+
+  const bindings = new Map<Tensor, Binding>();
+  const views = unflatten(state.parameters, layout);
+  trainable.forEach(([, parameter], i) => {
+    bindings.set(parameter.tensor, { kind: "tensor", tensor: views[i]! });
+  });
+  for (const [name, parameter] of all) {
+    const frozen = frozenValues.get(name);
+    if (!parameter.trainable && frozen) bindings.set(parameter.tensor, { kind: "data", tensor: frozen });
+  }
+  const resident = Object.keys(outputs).filter((name) => name.startsWith("next."));
+  return {
+    model: toOnnx(outputs, { bind: (leaf) => bindings.get(leaf), target }),
+    layout,
+    resident: Object.fromEntries(resident.map((name) => [name.replace("next.", "state."), name])),
+  };
+}
+
+/** The network's output with parameters read from a vector that the session keeps: for samples during training. */
+export function evaluationGraph(
+  network: PartGroup,
+  output: Tensor,
+  layout: FlatLayout,
+  target: Target | undefined,
+  frozenValues: ReadonlyMap<string, HostTensor> = new Map(),
+): OnnxModel {
+  const views = unflatten(input("parameters", [layout.size]), layout);
+  const byName = new Map(layout.entries.map(({ name }, i) => [name, views[i]!]));
+  const bindings = new Map<Tensor, Binding>();
+  for (const [name, parameter] of namedParameters(network)) {
+    const view = byName.get(name);
+    const frozen = frozenValues.get(name);
+    if (view) bindings.set(parameter.tensor, { kind: "tensor", tensor: view });
+    else if (frozen) bindings.set(parameter.tensor, { kind: "data", tensor: frozen });
+  }
+  return toOnnx({ output: cast(output, "float32") }, { bind: (leaf) => bindings.get(leaf), target });
+}

@@ -1,0 +1,225 @@
+import { UserError } from "../core/errors.ts";
+import { float32, type HostTensor, hostTensor } from "../core/host-tensor.ts";
+import { type Random, type RandomState, restored, seeded } from "../core/random.ts";
+import { type Batches, type BatchPosition, batches, type Dataset, fingerprint } from "../data/index.ts";
+import { sampleTimesteps } from "../diffusion/index.ts";
+import { initialize } from "../models/index.ts";
+import { namedParameters } from "../nn/module.ts";
+import { adamwScalars, emaDecay, type FlatLayout, learningRate, packed, unpacked } from "../optim/index.ts";
+import { openSession, type Session, trainingTarget } from "../runtime/index.ts";
+import type { Checkpoint, Progress } from "./checkpoint.ts";
+import { lossFor, type TrainedNetwork } from "./network.ts";
+import type { Recipe } from "./recipe.ts";
+import { STATE, trainingStep } from "./step.ts";
+
+/** What one step measured. */
+export interface StepMetrics {
+  /** Steps done, this one included. */
+  readonly step: number;
+  readonly loss: number;
+  /** Norm of the gradient before clipping. */
+  readonly gradientNorm: number;
+  readonly learningRate: number;
+  /** Wall-clock seconds of the step, data included. */
+  readonly seconds: number;
+}
+
+/** A run's arithmetic: takes steps, gives checkpoints and averaged weights. Files and progress are others' business. */
+export interface Trainer {
+  readonly layout: FlatLayout;
+  /** Parameters that are not trained, by name. */
+  readonly frozen: ReadonlyMap<string, HostTensor<"float32">>;
+  /** Steps done. */
+  step(): number;
+  /** Takes one step. */
+  next(): Promise<StepMetrics>;
+  checkpoint(): Promise<Checkpoint>;
+  /** The moving average of the parameters as one vector. */
+  average(): Promise<Float32Array>;
+  close(): Promise<void>;
+}
+
+/**
+ * Opens the training step of a recipe, from the beginning or from a checkpoint.
+ * @throws UserError where the checkpoint belongs to another network or other data
+ */
+export async function openTrainer(
+  recipe: Recipe,
+  dataset: Dataset,
+  trained: TrainedNetwork,
+  from?: Checkpoint,
+): Promise<Trainer> {
+  const random = from ? restored(from.progress.random) : seeded(recipe.seed);
+  const start = from ? undefined : initialize(trained.network, random);
+  const frozen = frozenParameters(trained, from, start);
+  const { batch, accumulate } = recipe;
+  const part = batch / accumulate;
+  const { model, layout, resident } = trainingStep(
+    trained.network,
+    lossFor(recipe, dataset, trained, part),
+    {
+      clip: recipe.clip,
+      accumulate,
+      beta1: recipe.beta1,
+      beta2: recipe.beta2,
+      epsilon: recipe.epsilon,
+      weightDecay: recipe.weightDecay,
+      target: await trainingTarget(recipe.device),
+    },
+    frozen,
+  );
+  if (from && from.progress.data !== fingerprint(dataset)) {
+    throw new UserError(`The run was started on other data than ${dataset.name}.`, {
+      hint: "Give the data it was started with, or another run folder.",
+      field: "data",
+    });
+  }
+  const session = await openSession(model.bytes, {
+    name: "training step",
+    device: recipe.device,
+    threads: recipe.threads,
+    resident,
+  });
+  for (const name of STATE) await writeState(session, layout, name, from, start);
+  if (accumulate > 1) await session.write("state.gradient", float32([layout.size], new Float32Array(layout.size)));
+
+  const data = batches(dataset, { batch: part, seed: recipe.seed, from: from?.progress.position });
+  const dropping = { classes: trained.classes, nullClass: trained.nullClass, share: recipe.classDropout };
+  const prepare = () => prepareRuns(accumulate, data, random, trained, dropping);
+  let done = from?.progress.step ?? 0;
+  let spent = from?.progress.seconds ?? 0;
+  let after: Prepared["after"] = { position: data.position(), random: random.state() };
+  let prepared: Prepared | undefined;
+  const rate = { rate: recipe.lr, kind: recipe.lrSchedule, warmup: recipe.warmup, steps: recipe.steps };
+
+  return {
+    layout,
+    frozen,
+    step: () => done,
+    async next() {
+      const started = performance.now();
+      const current = prepared ?? prepare();
+      const lr = learningRate(done, rate);
+      const decay = emaDecay(done + 1, recipe.ema, { warmup: recipe.emaWarmup });
+      const scalars = scalarFeeds({ ...adamwScalars(done + 1, lr, recipe), averaging: 1 - decay });
+      const runs = current.runs.map((feeds, i) =>
+        session.run({
+          ...feeds,
+          ...scalars,
+          ...(accumulate > 1 ? { move: scalar(i === accumulate - 1 ? 1 : 0) } : {}),
+        }),
+      );
+      // The next batch is put together while the worker computes this one.
+      prepared = prepare();
+      const results = await Promise.all(runs);
+      done++;
+      after = current.after;
+      const seconds = (performance.now() - started) / 1000;
+      spent += seconds;
+      const losses = results.map((result) => Number(result.loss!.data[0]));
+      return {
+        step: done,
+        loss: losses.reduce((a, b) => a + b, 0) / losses.length,
+        gradientNorm: Number(results.at(-1)!.gradientNorm!.data[0]),
+        learningRate: lr,
+        seconds,
+      };
+    },
+    async checkpoint() {
+      const tensors = new Map<string, HostTensor<"float32">>();
+      for (const name of STATE) {
+        const { data: vector } = await session.read(`state.${name}`);
+        for (const [parameter, value] of unpacked(vector as Float32Array, layout)) {
+          tensors.set(`${name}/${parameter}`, value);
+        }
+      }
+      for (const [name, value] of frozen) tensors.set(`frozen/${name}`, value);
+      const progress: Progress = { step: done, seconds: spent, ...after, data: fingerprint(dataset) };
+      return { progress, tensors };
+    },
+    async average() {
+      return (await session.read("state.average")).data as Float32Array;
+    },
+    close: () => session.close(),
+  };
+}
+
+interface Prepared {
+  readonly runs: readonly Record<string, HostTensor>[];
+  /** Where data and random numbers stand once this batch has been used. */
+  readonly after: { readonly position: BatchPosition; readonly random: RandomState };
+}
+
+/** Draws what one optimizer step is fed: pictures, noise, timesteps and labels. */
+function prepareRuns(
+  parts: number,
+  data: Batches,
+  random: Random,
+  { schedule, sample }: TrainedNetwork,
+  { classes, nullClass, share }: { classes: number; nullClass?: number; share: number },
+): Prepared {
+  const runs = Array.from({ length: parts }, () => {
+    const { images, labels } = data.next();
+    const count = images.shape[0]!;
+    const feeds: Record<string, HostTensor> = {
+      images,
+      noise: random.normal([count, ...sample]),
+      timesteps: hostTensor("int64", [count], BigInt64Array.from(sampleTimesteps(schedule, count, random), BigInt)),
+    };
+    if (classes > 0) {
+      const dropped = nullClass === undefined ? undefined : random.bernoulli(share, [count]).data;
+      const kept = labels!.data.map((label, i) => (dropped?.[i] ? BigInt(nullClass!) : label));
+      feeds.labels = hostTensor("int64", [count], kept);
+    }
+    return feeds;
+  });
+  return { runs, after: { position: data.position(), random: random.state() } };
+}
+
+function scalar(value: number): HostTensor<"float32"> {
+  return float32([], [value]);
+}
+
+function scalarFeeds(numbers: Record<string, number>): Record<string, HostTensor> {
+  return Object.fromEntries(Object.entries(numbers).map(([name, value]) => [name, scalar(value)]));
+}
+
+async function writeState(
+  session: Session,
+  layout: FlatLayout,
+  name: (typeof STATE)[number],
+  from: Checkpoint | undefined,
+  start: ReadonlyMap<string, HostTensor> | undefined,
+): Promise<void> {
+  let vector: Float32Array;
+  if (from) {
+    const parts = new Map(
+      layout.entries.map((entry) => {
+        const value = from.tensors.get(`${name}/${entry.name}`);
+        if (value?.data.length !== entry.shape.reduce((a, b) => a * b, 1)) {
+          throw new UserError(`The run's checkpoint is of another network: it has no ${entry.name} [${entry.shape}].`, {
+            hint: "Continue with the recipe it was started with (recipe.json in the run folder), or start another run.",
+          });
+        }
+        return [entry.name, value] as const;
+      }),
+    );
+    vector = packed(parts, layout);
+  } else if (name === "mean" || name === "square") vector = new Float32Array(layout.size);
+  else vector = packed(start!, layout);
+  await session.write(`state.${name}`, float32([layout.size], vector));
+}
+
+function frozenParameters(
+  { network }: TrainedNetwork,
+  from: Checkpoint | undefined,
+  start: ReadonlyMap<string, HostTensor<"float32">> | undefined,
+): Map<string, HostTensor<"float32">> {
+  const frozen = new Map<string, HostTensor<"float32">>();
+  for (const [name, parameter] of namedParameters(network)) {
+    if (parameter.trainable) continue;
+    const value = from ? from.tensors.get(`frozen/${name}`) : start!.get(name);
+    if (value) frozen.set(name, value);
+  }
+  return frozen;
+}
