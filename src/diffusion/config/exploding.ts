@@ -108,7 +108,7 @@ export function planLms(config: ReadConfig, request: PlanRequest): PlanParts {
   return {
     ...common(config, grid.timesteps, grid.sigmas, grid.sigmas, levels, prediction),
     stochastic: false,
-    run: (denoise, x, options) => linearMultistep(denoise, x, levels, { first: options?.first, order: request.order }),
+    run: (denoise, x, options) => linearMultistep(denoise, x, levels, { first: options?.first, order: request.order, assumesHistory: true }),
   };
 }
 

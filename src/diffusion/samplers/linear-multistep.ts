@@ -7,6 +7,11 @@ import { type SamplerRun, stateAfter } from "./sampler.ts";
 export interface LinearMultistepOptions {
   /** How many slopes are used: the order. */
   readonly order?: number;
+  /**
+   * A run that starts late weights its slopes as though the earlier levels had been called too, as diffusers does.
+   * Otherwise the order grows from 1.
+   */
+  readonly assumesHistory?: boolean;
   readonly first?: number;
 }
 
@@ -18,7 +23,7 @@ export async function* linearMultistep(
   denoise: Denoiser,
   x: Samples,
   levels: readonly Level[],
-  { order = 4, first = 0 }: LinearMultistepOptions = {},
+  { order = 4, assumesHistory = false, first = 0 }: LinearMultistepOptions = {},
 ): SamplerRun {
   const steps = levels.length - 1;
   const slopes: Float32Array[] = []; // newest first
@@ -28,8 +33,9 @@ export async function* linearMultistep(
     const { x0 } = await denoise(x, from, { step: i, steps });
     slopes.unshift(noiseBeside(x0, x.data, from));
     slopes.length = Math.min(slopes.length, order);
-    const nodes = slopes.map((_, k) => levels[i - k]!.sigma);
-    const weights = nodes.map((_, k) => integratedLagrange(nodes, k, from.sigma, to.sigma));
+    const used = assumesHistory ? Math.min(order, i + 1) : slopes.length;
+    const nodes = Array.from({ length: used }, (_, k) => levels[i - k]!.sigma);
+    const weights = slopes.map((_, k) => integratedLagrange(nodes, k, from.sigma, to.sigma));
     x = { ...x, data: combine([1, ...weights], [x.data, ...slopes]) };
     yield stateAfter(i, steps, from, to, x, x0);
   }

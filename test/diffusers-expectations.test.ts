@@ -1,0 +1,110 @@
+import { readFileSync } from "node:fs";
+import { expect, test } from "vitest";
+import { float32, type Shape, sizeOf } from "../src/core/host-tensor.ts";
+import { seeded } from "../src/core/random.ts";
+import {
+  type Denoiser,
+  finished,
+  type Network,
+  noiseFrom,
+  noNoise,
+  type PlanRequest,
+  type SchedulerConfig,
+  samplerFromConfig,
+} from "../src/diffusion/index.ts";
+
+/**
+ * What diffusers' own tests expect of its schedulers for a dummy network: the sum and the mean of the magnitudes of the
+ * result. `line` is where the number stands in the file. Modes tell the test loops apart:
+ *
+ * - `plain`: the network sees x, the start is the dummy sample.
+ * - `noised`: the start is the dummy sample times the initial σ, the network sees the scaled x.
+ * - `overwritten`: as `noised`, but the loop steps the scaled x itself.
+ * - `unscaled`: the network sees x where the scheduler would have scaled it.
+ * - `from-the-image`: a late start from the dummy sample without noise.
+ */
+interface Expectation {
+  readonly file: string;
+  readonly line: number;
+  readonly config: SchedulerConfig;
+  readonly request: PlanRequest;
+  readonly mode: "plain" | "noised" | "overwritten" | "unscaled" | "from-the-image";
+  readonly shape?: Shape;
+  readonly start?: number;
+  readonly seed?: number;
+  readonly sum?: number;
+  readonly sumTolerance?: number;
+  readonly mean: number;
+  readonly meanTolerance: number;
+}
+
+const path = new URL("fixtures/diffusers-expectations.json", import.meta.url);
+const { cases } = JSON.parse(readFileSync(path, "utf8")) as { cases: Expectation[] };
+
+/** The model of tests/schedulers/test_schedulers.py: x t / (t + 1). */
+const dummyNetwork: Network = async (x, t) =>
+  float32(
+    x.shape,
+    x.data.map((value) => Math.fround(value * t) / Math.fround(t + 1)),
+  );
+
+/** Its sample: an arange over [channels, …, batch], scaled to [0, 1), with the batch brought to the front. */
+function dummySample(shape: Shape, reversed: boolean) {
+  const count = sizeOf(shape);
+  const images = shape[0]!;
+  const size = count / images;
+  const data = new Float32Array(count);
+  for (let n = 0; n < images; n++) {
+    for (let i = 0; i < size; i++) {
+      const place = i * images + n;
+      data[n * size + i] = (reversed ? count - 1 - place : place) / count;
+    }
+  }
+  return float32(shape, data);
+}
+
+test.each(cases.map((entry) => [`${entry.file.replace("tests/schedulers/", "")}:${entry.line}`, entry] as const))(
+  "diffusers' expectation at %s is met",
+  async (_, entry) => {
+    const { mode, shape = [4, 3, 8, 8], start = 0 } = entry;
+    const plan = samplerFromConfig(entry.config).plan(entry.request);
+    let x = dummySample(shape, false);
+    if (mode === "noised" || mode === "overwritten")
+      x = float32(
+        shape,
+        x.data.map((value) => value * plan.initNoiseSigma),
+      );
+    if (start > 0 && mode !== "from-the-image") {
+      x = plan.addNoise(x, dummySample(shape, true), plan.levelBefore(start).timestep);
+    }
+
+    const network: Network =
+      mode === "unscaled"
+        ? async (input, t, at) => {
+            const sigmaData = entry.config.sigma_data as number;
+            const scale = Math.sqrt(at.level.sigma ** 2 + sigmaData ** 2);
+            return dummyNetwork(
+              float32(
+                input.shape,
+                input.data.map((value) => value * scale),
+              ),
+              t,
+              at,
+            );
+          }
+        : dummyNetwork;
+    const denoise = plan.denoiser(network);
+    const overwriting: Denoiser = (input, level, call) => {
+      const scale = Math.sqrt(level.sigma ** 2 + 1);
+      // The wrapped denoiser divides by the scale itself, and a sampler goes on with what is left in `input`.
+      for (let i = 0; i < input.data.length; i++) input.data[i]! /= scale;
+      return plan.denoiser(async (_, t, at) => dummyNetwork(input, t, at))(input, level, call);
+    };
+    const noise = entry.seed === undefined ? noNoise : noiseFrom(seeded(entry.seed));
+    const run = plan.run(mode === "overwritten" ? overwriting : denoise, x, { noise, first: start });
+    const magnitudes = (await finished(run, x)).data.map(Math.abs);
+    const sum = magnitudes.reduce((total, value) => total + value, 0);
+    if (entry.sum !== undefined) expect(Math.abs(sum - entry.sum)).toBeLessThan(entry.sumTolerance!);
+    expect(Math.abs(sum / magnitudes.length - entry.mean)).toBeLessThan(entry.meanTolerance);
+  },
+);
