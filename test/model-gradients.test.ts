@@ -4,7 +4,7 @@ import { type Random, seeded } from "../src/core/random.ts";
 import { gradients, mul, sum, type Tensor, toOnnx, values } from "../src/graph/index.ts";
 import { initialize } from "../src/models/index.ts";
 import { namedParameters } from "../src/nn/module.ts";
-import { openSession } from "../src/runtime/index.ts";
+import { openSession, trainingTarget } from "../src/runtime/index.ts";
 import { smallNetworks } from "./small-networks.ts";
 
 /**
@@ -36,7 +36,10 @@ describe("gradients agree with finite differences:", () => {
       const names = new Map([...parameters].map(([key, p]) => [p.tensor, key]));
       const graph = toOnnx(
         { output, ...Object.fromEntries(trainable.map(([key], i) => [`d.${key}`, slopes[i]!])) },
-        { bind: (leaf) => (names.has(leaf) ? { kind: "input", name: `p.${names.get(leaf)}` } : undefined) },
+        {
+          target: await trainingTarget(),
+          bind: (leaf) => (names.has(leaf) ? { kind: "input", name: `p.${names.get(leaf)}` } : undefined),
+        },
       );
       const session = await openSession(graph.bytes, { name, threads: 1 });
       try {

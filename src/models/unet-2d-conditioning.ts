@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { UserError } from "../core/errors.ts";
-import { add, concat, reshape, type Tensor } from "../graph/index.ts";
+import { add, cast, concat, reshape, type Tensor } from "../graph/index.ts";
 import { activation } from "../nn/activation.ts";
 import { embedding, linear } from "../nn/layers.ts";
 import { gaussianFourierProjection, sinusoids, timestepEmbedding } from "../nn/timestep-embedding.ts";
@@ -97,7 +97,7 @@ export function conditioning(c: ConditioningConfig) {
       expectInput("timeIds", timeIds, !!parts.add_embedding, "addition_embed_type");
       let time = parts.time_embedding(projectTime(timestep), timestepCondition);
       if (classLabels) {
-        const labels = c.class_embed_type === "timestep" ? projectTime(classLabels) : classLabels;
+        const labels = c.class_embed_type === "timestep" ? projectTime(cast(classLabels, "float32")) : classLabels;
         const embedded = parts.class_embedding ? parts.class_embedding(labels) : labels;
         time = c.class_embeddings_concat ? concat([time, embedded], 1) : add(time, embedded);
       }

@@ -160,7 +160,7 @@ export function unet2d(
       );
     }
     if (classLabels) {
-      const labels = c.class_embed_type === "timestep" ? projectTime(classLabels) : classLabels;
+      const labels = c.class_embed_type === "timestep" ? projectTime(cast(classLabels, "float32")) : classLabels;
       time = add(time, parts.class_embedding ? parts.class_embedding(labels) : labels);
     }
     const activated = activate(time);

@@ -73,6 +73,8 @@ export interface AttentionOptions {
   readonly addedWidth?: number;
   /** With `addedWidth`: only the second sequence is attended to. */
   readonly onlyAdded?: boolean;
+  /** Scores are divided by the square root of the head's width. */
+  readonly scaled?: boolean;
 }
 
 /**
@@ -96,6 +98,7 @@ export function attention(
     contextNorm,
     addedWidth,
     onlyAdded = false,
+    scaled = true,
   }: AttentionOptions,
 ) {
   const inner = heads * headWidth;
@@ -133,7 +136,7 @@ export function attention(
     const k = sequence(given && projected(parts.add_k_proj, given), projected(parts.to_k, source));
     const v = sequence(given && projected(parts.add_v_proj, given), projected(parts.to_v, source));
 
-    const options = { scale: 1 / Math.sqrt(headWidth), mask: mask && spreadMask(mask) };
+    const options = { scale: scaled ? 1 / Math.sqrt(headWidth) : 1, mask: mask && spreadMask(mask) };
     const attended = attend(q, k, v, options); // [n, inner, queries]
     const [out] = parts.to_out;
     const projectedBack = image

@@ -24,6 +24,9 @@ export interface ResnetBlockOptions {
   readonly outputScale?: number;
   /** Halves or doubles height and width inside the block. */
   readonly resample?: "up" | "down";
+  /** The input goes through a 1×1 convolution; by default where channels change. */
+  readonly shortcut?: boolean;
+  readonly shortcutBias?: boolean;
   readonly dropout?: Dropout;
 }
 
@@ -45,6 +48,8 @@ export function resnetBlock(
     act = "silu",
     outputScale = 1,
     resample,
+    shortcut = inputs !== outputs,
+    shortcutBias = true,
     dropout = (x) => x,
   }: ResnetBlockOptions = {},
 ) {
@@ -55,7 +60,7 @@ export function resnetBlock(
     time_emb_proj: timeChannels === undefined ? undefined : linear(timeChannels, timeOutputs),
     norm2: groupNorm(groupsOut, outputs, { epsilon }),
     conv2: conv2d(outputs, outputs, { padding: 1 }),
-    conv_shortcut: inputs === outputs ? undefined : conv2d(inputs, outputs, { kernel: 1 }),
+    conv_shortcut: shortcut ? conv2d(inputs, outputs, { kernel: 1, bias: shortcutBias }) : undefined,
   };
   const activate = activation(act);
   const resize = resample && (resample === "up" ? upsample : downsample)(inputs, { conv: false });

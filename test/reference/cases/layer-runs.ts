@@ -29,6 +29,10 @@ class Arguments {
     return (this.values[name] ?? undefined) as T | undefined;
   }
 
+  given(name: string): boolean {
+    return name in this.values;
+  }
+
   number(name: string): number {
     const value = this.get<number>(name);
     if (typeof value !== "number") throw new Error(`the argument ${name} is missing`);
@@ -72,8 +76,7 @@ const resnet: Builder = (args) => {
   const inputs = args.number("in_channels");
   const up = args.get<boolean>("up");
   const network = resnetBlock(inputs, args.get("out_channels") ?? inputs, {
-    // Not given is 512, null is none.
-    timeChannels: args.get("temb_channels"),
+    timeChannels: args.given("temb_channels") ? args.get("temb_channels") : 512,
     timeScaleShift: args.get("time_embedding_norm"),
     skipTimeAct: args.get("skip_time_act"),
     groups: args.get("groups"),
@@ -81,10 +84,12 @@ const resnet: Builder = (args) => {
     epsilon: args.get("eps"),
     act: args.get("non_linearity"),
     outputScale: args.get("output_scale_factor"),
+    shortcut: args.get("use_in_shortcut"),
+    shortcutBias: args.get("conv_shortcut_bias"),
     resample: args.get<boolean>("down") ? "down" : up ? "up" : undefined,
   });
   // pre_norm is overwritten by true in Python; dropout does nothing in eval mode.
-  args.ignore("pre_norm", "dropout");
+  args.ignore("pre_norm", "dropout", "conv_shortcut");
   return { network, call: ({ input_tensor, temb }) => network(input_tensor!, temb) };
 };
 
@@ -103,6 +108,7 @@ const attend: Builder = (args) => {
     contextNorm: args.get("cross_attention_norm"),
     addedWidth: args.get("added_kv_proj_dim"),
     onlyAdded: args.get("only_cross_attention"),
+    scaled: args.get("scale_qk"),
   });
   args.ignore("upcast_softmax", "upcast_attention", "_from_deprecated_attn_block", "dropout");
   return {

@@ -6,7 +6,7 @@ import { readSafetensors } from "../../../src/io/index.ts";
 import { bindWeights } from "../../../src/models/weights.ts";
 import { activation } from "../../../src/nn/activation.ts";
 import { sinusoids } from "../../../src/nn/timestep-embedding.ts";
-import { openSession } from "../../../src/runtime/index.ts";
+import { inferenceTarget, openSession } from "../../../src/runtime/index.ts";
 import { type CaseKind, type Comparison, compare, type ReferenceCase } from "../case.ts";
 import { buildLayer } from "./layer-runs.ts";
 
@@ -129,7 +129,7 @@ async function evaluate(
   feeds: Record<string, HostTensor>,
   bind?: ReturnType<typeof bindWeights>,
 ): Promise<Record<string, HostTensor>> {
-  const graph = toOnnx(outputs, { bind });
+  const graph = toOnnx(outputs, { bind, target: inferenceTarget() });
   const session = await openSession(graph.bytes, { threads: 1 });
   try {
     return await session.run(Object.fromEntries(Object.keys(graph.inputs).map((name) => [name, feeds[name]!])));

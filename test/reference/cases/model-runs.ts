@@ -24,9 +24,8 @@ export interface Run {
   optional(name: string): Tensor | undefined;
   /** The timesteps of the batch, as float32. */
   timestep(batch: number): Tensor;
-  readonly kwargs: Readonly<Record<string, unknown>>;
-  /** Names of the outputs that are compared. */
-  readonly wanted: readonly string[];
+  /** A plain argument, undefined where it is not given. */
+  kwarg<T>(name: string): T | undefined;
 }
 
 /** Builds a network and its results for a case. */
@@ -83,8 +82,8 @@ export const runners: Readonly<Record<string, Runner>> = {
       run.input("controlnet_cond"),
       {
         ...conditions(run),
-        scale: run.kwargs.conditioning_scale as number | undefined,
-        guessMode: run.kwargs.guess_mode as boolean | undefined,
+        scale: run.kwarg<number>("conditioning_scale"),
+        guessMode: run.kwarg<boolean>("guess_mode"),
       },
     );
     return { network, outputs: { ...Object.fromEntries(down.map((x, i) => [`down.${i}`, x])), mid } };

@@ -4,7 +4,7 @@ import { float32, type HostTensor } from "../../../src/core/host-tensor.ts";
 import { cast, input, type Tensor, toOnnx } from "../../../src/graph/index.ts";
 import { readSafetensors, readSafetensorsHeader } from "../../../src/io/index.ts";
 import { bindWeights, type StoredWeight } from "../../../src/models/weights.ts";
-import { openSession } from "../../../src/runtime/index.ts";
+import { inferenceTarget, openSession } from "../../../src/runtime/index.ts";
 import { type CaseKind, type Comparison, compare, type ReferenceCase } from "../case.ts";
 import { type Run, runners } from "./model-runs.ts";
 
@@ -59,9 +59,11 @@ async function runCase(path: string, className: string, entry: ModelCase): Promi
     feeds[`in.${name}`] = value;
     inputs.set(name, input(`in.${name}`, value.shape, value.dtype));
   }
+  const unread = new Set([...inputs.keys(), ...Object.keys(entry.kwargs)]);
   const run: Run = {
     has: (name) => inputs.has(name),
     input(name) {
+      unread.delete(name);
       const tensor = inputs.get(name);
       if (!tensor) throw new Error(`the case has no input ${name}`);
       return tensor;
@@ -69,8 +71,9 @@ async function runCase(path: string, className: string, entry: ModelCase): Promi
     float(name) {
       return cast(run.input(name), "float32");
     },
-    optional: (name) => inputs.get(name),
+    optional: (name) => (inputs.has(name) ? run.input(name) : undefined),
     timestep(batch) {
+      unread.delete("timestep");
       const given = inputs.get("timestep");
       if (given) return cast(given, "float32");
       feeds["in.timestep"] = float32([batch], Array(batch).fill(Number(entry.kwargs.timestep)));
@@ -78,11 +81,14 @@ async function runCase(path: string, className: string, entry: ModelCase): Promi
       inputs.set("timestep", scalar);
       return scalar;
     },
-    kwargs: entry.kwargs,
-    wanted: Object.keys(entry.outputs),
+    kwarg(name) {
+      unread.delete(name);
+      return entry.kwargs[name] as never;
+    },
   };
   const { network, outputs } = runner(config, run);
-  const graph = toOnnx(outputs, { bind: bindWeights(network, await folderWeights(path)) });
+  if (unread.size > 0) throw new Error(`the case gives what this network does not take: ${[...unread].join(", ")}`);
+  const graph = toOnnx(outputs, { bind: bindWeights(network, await folderWeights(path)), target: inferenceTarget() });
   const fed = Object.fromEntries(Object.keys(graph.inputs).map((name) => [name, feeds[name]!]));
   const session = await openSession(graph.bytes, { name: basename(path), threads: 1, externalData: path });
   try {
