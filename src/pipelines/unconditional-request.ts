@@ -1,0 +1,73 @@
+import { z } from "zod";
+import { UserError } from "../core/errors.ts";
+import { GRIDS, SAMPLERS, type SamplerName } from "../diffusion/index.ts";
+import type { Classes } from "./unconditional-folder.ts";
+
+const SAMPLER_NAMES = Object.keys(SAMPLERS) as [SamplerName, ...SamplerName[]];
+const whole = (minimum: number) => z.number().int().min(minimum);
+const className = () => z.union([z.string(), whole(0)]);
+
+/** What is asked of an unconditional or class-conditional model. Descriptions are what `--help` shows. */
+export const unconditionalRequest = z.strictObject({
+  count: whole(1).default(16).describe("pictures to draw"),
+  seed: whole(0).default(0).describe("seed of the first picture; the others have the seeds that follow"),
+  seeds: z.array(whole(0)).min(1).optional().describe("the seed of each picture, in the place of count and seed"),
+  sampler: z.enum(SAMPLER_NAMES).optional().describe("how to draw (default: the model's own scheduler)"),
+  steps: whole(1).optional().describe("steps from noise to picture (default: 50)"),
+  eta: z.number().min(0).max(1).optional().describe("share of fresh noise in a step of ddim; 0 is deterministic"),
+  clippedNoise: z.boolean().optional().describe("let ddim use the noise that belongs to the clipped picture"),
+  grid: z.enum(GRIDS).optional().describe("how the steps of a named sampler are spread"),
+  class: z
+    .union([className(), z.array(className()).min(1)])
+    .optional()
+    .describe("class by name or number; of several each picture takes the next (default: all in turn)"),
+  guidance: z.number().min(0).default(1).describe("weight of classifier-free guidance to the class; 1 is none"),
+  size: z
+    .union([whole(1), z.tuple([whole(1), whole(1)])])
+    .optional()
+    .describe("height and width in pixels, one number or two (default: that of training)"),
+  batch: whole(1).default(16).describe("most pictures the network sees at once"),
+});
+
+/** A request with its defaults filled in. */
+export type UnconditionalRequest = z.output<typeof unconditionalRequest>;
+/** What a caller writes of it. */
+export type UnconditionalRequestInput = z.input<typeof unconditionalRequest>;
+
+/**
+ * The label of each picture, or undefined for a network without classes.
+ * @throws UserError for a class that there is not, classes of a network that has none, or guidance it was not trained for
+ */
+export function labelsFor(
+  request: Pick<UnconditionalRequest, "class" | "guidance">,
+  classes: Classes | undefined,
+  count: number,
+): number[] | undefined {
+  if (!classes) {
+    const field = request.class !== undefined ? "class" : request.guidance !== 1 ? "guidance" : undefined;
+    if (!field) return undefined;
+    throw new UserError(`\`${field}\` was given; this model has no classes.`, { hint: "Leave it out.", field });
+  }
+  if (request.guidance !== 1 && classes.none === undefined) {
+    throw new UserError(`Guidance ${request.guidance} was asked for; this model was not trained without its classes.`, {
+      hint: "Train with class dropout above 0, or leave guidance at 1.",
+      field: "guidance",
+    });
+  }
+  const asked = request.class === undefined ? [] : Array.isArray(request.class) ? request.class : [request.class];
+  const labels = asked.length > 0 ? asked.map((name) => labelOf(name, classes)) : classes.names.map((_, i) => i);
+  return Array.from({ length: count }, (_, i) => labels[i % labels.length]!);
+}
+
+/** Names go before numbers: a class may be called "7" and stand at another place. */
+function labelOf(name: string | number, { names }: Classes): number {
+  const byName = names.indexOf(String(name));
+  if (byName >= 0) return byName;
+  const index = typeof name === "number" ? name : /^\d+$/.test(name) ? Number(name) : -1;
+  if (index >= 0 && index < names.length) return index;
+  const shown = names.length > 40 ? `${names.slice(0, 40).join(", ")} and ${names.length - 40} more` : names.join(", ");
+  throw new UserError(`There is no class ${JSON.stringify(name)}.`, {
+    hint: `The classes are ${shown}; or a number from 0 to ${names.length - 1}.`,
+    field: "class",
+  });
+}

@@ -1,0 +1,224 @@
+import { UserError } from "../core/errors.ts";
+import { float32, hostTensor, sizeOf } from "../core/host-tensor.ts";
+import { seeded } from "../core/random.ts";
+import { guide, guides, type Network, type NoiseSource, noiseFrom, type Samples } from "../diffusion/index.ts";
+import { type HostImage, imagesFromTensor } from "../io/index.ts";
+import { unet2d } from "../models/index.ts";
+import type { Device } from "../runtime/index.ts";
+import { chooseSampler } from "./choose-sampler.ts";
+import { readRequest } from "./request.ts";
+import { readUnconditionalFolder, type UnconditionalFolder } from "./unconditional-folder.ts";
+import { labelsFor, type UnconditionalRequestInput, unconditionalRequest } from "./unconditional-request.ts";
+import { type ComputeOptions, unetSessions } from "./unet-sessions.ts";
+
+/** A drawn picture and what it was drawn from. */
+export interface GeneratedImage extends HostImage {
+  readonly seed: number;
+  /** The name of its class, for models with classes. */
+  readonly class?: string;
+}
+
+/** Where a generation stands, after each step of each batch. */
+export interface GenerationState {
+  /** Steps done and to do, of all batches together. */
+  readonly done: number;
+  readonly total: number;
+  /** Steps done and to do in this batch. */
+  readonly step: number;
+  readonly steps: number;
+  /** The pictures of this batch: index of the first among all, and their seeds. */
+  readonly first: number;
+  readonly seeds: readonly number[];
+  readonly timestep: number;
+  /** [pictures, channels, height, width]: x after the step, and the estimate of the pictures. */
+  readonly x: Samples;
+  readonly x0: Samples;
+  /** The estimate as pictures. */
+  preview(): HostImage[];
+  /** x as pictures, scaled to the variance of pictures. */
+  noisy(): HostImage[];
+  /** The finished pictures, after the last step of the batch. */
+  readonly images?: readonly GeneratedImage[];
+}
+
+export interface GenerateOptions {
+  readonly signal?: AbortSignal;
+  /**
+   * Draws the noise of all pictures of a batch in the place of one source per seed; then all must fit into one batch.
+   */
+  readonly noise?: NoiseSource;
+}
+
+/** A model that draws pictures from noise alone, or from a class. */
+export interface UnconditionalPipeline {
+  readonly folder: UnconditionalFolder;
+  /** What it runs on, known once it drew something. */
+  device(): Device | undefined;
+  /**
+   * Draws pictures step by step. Leaving the loop stops between steps; an aborted signal throws its reason.
+   * @throws UserError for a request that cannot be met
+   */
+  stream(request?: UnconditionalRequestInput, options?: GenerateOptions): AsyncGenerator<GenerationState, void, void>;
+  /** Draws all pictures of a request. */
+  generate(request?: UnconditionalRequestInput, options?: GenerateOptions): Promise<GeneratedImage[]>;
+  /** Frees the network. */
+  close(): Promise<void>;
+}
+
+/** Steps of a run that says nothing of them, where the network was trained with as many timesteps. */
+const DEFAULT_STEPS = 50;
+
+/**
+ * Opens a run folder or a diffusers folder of a `UNet2DModel` and a scheduler.
+ *
+ * Each picture has a random source of its own, seeded with its seed, so it does not depend on what is drawn with it.
+ * @throws UserError for other folders
+ */
+export async function unconditionalPipeline(
+  path: string,
+  options: ComputeOptions = {},
+): Promise<UnconditionalPipeline> {
+  const folder = await readUnconditionalFolder(path);
+  const { config } = unet2d(folder.config);
+  const channels = config.in_channels / (folder.patch * folder.patch);
+  if (channels !== 1 && channels !== 3) {
+    throw new UserError(`The network of ${path} works on ${channels} channels; pictures have 1 or 3.`, {
+      hint: "It is probably part of a latent diffusion model.",
+    });
+  }
+  const sessions = unetSessions(folder, options);
+
+  async function* stream(
+    input: UnconditionalRequestInput = {},
+    { signal, noise }: GenerateOptions = {},
+  ): AsyncGenerator<GenerationState, void, void> {
+    const request = readRequest(unconditionalRequest, input);
+    const seeds = request.seeds ?? Array.from({ length: request.count }, (_, i) => request.seed + i);
+    const labels = labelsFor(request, folder.classes, seeds.length);
+    const sampler = chooseSampler(folder.scheduler, request.sampler, request.grid);
+    const trained = sampler.options.num_train_timesteps as number;
+    const { eta, clippedNoise } = request;
+    const plan = sampler.plan({ steps: request.steps ?? Math.min(DEFAULT_STEPS, trained), eta, clippedNoise });
+    const [height, width] = sizeFor(request.size, config.sample_size, folder);
+    // As even as can be: the last batch is filled up to the size of the others, which costs less than another session.
+    const batches = Math.ceil(seeds.length / request.batch);
+    const batch = Math.ceil(seeds.length / batches);
+    if (noise && batches > 1) {
+      throw new UserError("One noise source can draw one batch only.", {
+        hint: "Raise `batch` to `count`.",
+        field: "batch",
+      });
+    }
+    const total = batches * plan.steps;
+
+    for (let b = 0; b < batches; b++) {
+      const first = b * batch;
+      const inBatch = Array.from({ length: batch }, (_, i) => Math.min(first + i, seeds.length - 1));
+      const batchLabels = labels && inBatch.map((i) => labels[i]!);
+      const network = guidedNetwork(batchLabels, request.guidance);
+      const draw = noise ?? noiseFrom(inBatch.map((i) => seeded(seeds[i]!)));
+      const start = scaled(draw([batch, channels, height, width]), plan.initNoiseSigma);
+      const wanted = Math.min(batch, seeds.length - first);
+      const ofBatch = seeds.slice(first, first + wanted);
+      signal?.throwIfAborted();
+      for await (const state of plan.sample(network, start, { noise: draw })) {
+        signal?.throwIfAborted();
+        const x = firstImages(state.x, wanted);
+        const x0 = firstImages(state.x0, wanted);
+        const { alpha, sigma } = state.level;
+        const last = state.step === plan.steps;
+        yield {
+          done: b * plan.steps + state.step,
+          total,
+          step: state.step,
+          steps: plan.steps,
+          first,
+          seeds: ofBatch,
+          timestep: state.timestep,
+          x,
+          x0,
+          preview: () => imagesFromTensor(x0),
+          noisy: () => imagesFromTensor(scaled(x, 1 / Math.hypot(alpha, sigma))),
+          ...(last ? { images: finished(x, ofBatch, batchLabels) } : {}),
+        };
+      }
+    }
+
+    /** The network with its labels, guided where the request says so: both halves in one batch. */
+    function guidedNetwork(batchLabels: readonly number[] | undefined, scale: number): Network {
+      const none = folder.classes?.none;
+      if (!batchLabels || scale === 1 || none === undefined) {
+        return (x, timestep) => sessions.run({ x, timestep, labels: batchLabels }, { signal });
+      }
+      const both = [...batchLabels, ...batchLabels.map(() => none)];
+      return async (x, timestep, at) => {
+        if (!guides({ scale }, at.level)) return sessions.run({ x, timestep, labels: batchLabels }, { signal });
+        const said = await sessions.run({ x: twice(x), timestep, labels: both }, { signal });
+        return guide(half(said, 0), half(said, 1), { scale });
+      };
+    }
+  }
+
+  const finished = (x: Samples, seeds: readonly number[], labels: readonly number[] | undefined): GeneratedImage[] =>
+    imagesFromTensor(x).map((image, i) => ({
+      ...image,
+      seed: seeds[i]!,
+      ...(labels ? { class: folder.classes!.names[labels[i]!]! } : {}),
+    }));
+
+  return {
+    folder,
+    device: sessions.device,
+    stream,
+    async generate(request, generateOptions) {
+      const images: GeneratedImage[] = [];
+      for await (const state of stream(request, generateOptions)) images.push(...(state.images ?? []));
+      return images;
+    },
+    close: sessions.close,
+  };
+}
+
+/** [height, width] in pixels of images. */
+function sizeFor(
+  asked: number | readonly [number, number] | undefined,
+  trained: number | readonly number[] | null,
+  { path, patch }: UnconditionalFolder,
+): [number, number] {
+  if (asked !== undefined) return typeof asked === "number" ? [asked, asked] : [asked[0], asked[1]];
+  if (trained === null) {
+    throw new UserError(`${path} does not say which size of images it was trained with.`, {
+      hint: "Give `size`.",
+      field: "size",
+    });
+  }
+  const [height, width] = typeof trained === "number" ? [trained, trained] : (trained as [number, number]);
+  return [height * patch, width * patch];
+}
+
+function scaled(x: Samples, factor: number): Samples {
+  return factor === 1
+    ? x
+    : float32(
+        x.shape,
+        x.data.map((value) => value * factor),
+      );
+}
+
+function firstImages(x: Samples, count: number): Samples {
+  if (count === x.shape[0]) return x;
+  const shape = [count, ...x.shape.slice(1)];
+  return hostTensor("float32", shape, x.data.subarray(0, sizeOf(shape)));
+}
+
+function twice(x: Samples): Samples {
+  const data = new Float32Array(2 * x.data.length);
+  data.set(x.data);
+  data.set(x.data, x.data.length);
+  return float32([2 * x.shape[0]!, ...x.shape.slice(1)], data);
+}
+
+function half(x: Samples, which: 0 | 1): Samples {
+  const size = x.data.length / 2;
+  return float32([x.shape[0]! / 2, ...x.shape.slice(1)], x.data.subarray(which * size, (which + 1) * size));
+}
