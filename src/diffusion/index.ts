@@ -1,4 +1,5 @@
 export * from "./bound.ts";
+export { groupOrders } from "./config/exponential.ts";
 export { dynamicShiftMu } from "./config/flow.ts";
 export { type ConfiguredSampler, defaultOptions, samplerFromConfig, schedulerConfig } from "./config/index.ts";
 export { isSchedulerClass, parseSchedulerConfig, type SchedulerClass, type SchedulerConfig } from "./config/options.ts";
@@ -7,6 +8,7 @@ export * from "./denoiser.ts";
 export * from "./editing.ts";
 export * from "./grids.ts";
 export * from "./guidance.ts";
+export * from "./named.ts";
 export * from "./noise-source.ts";
 export * from "./prediction.ts";
 export * from "./process.ts";

@@ -108,7 +108,8 @@ export function planLms(config: ReadConfig, request: PlanRequest): PlanParts {
   return {
     ...common(config, grid.timesteps, grid.sigmas, grid.sigmas, levels, prediction),
     stochastic: false,
-    run: (denoise, x, options) => linearMultistep(denoise, x, levels, { first: options?.first, order: request.order, assumesHistory: true }),
+    run: (denoise, x, options) =>
+      linearMultistep(denoise, x, levels, { first: options?.first, order: request.order, assumesHistory: true }),
   };
 }
 

@@ -57,7 +57,7 @@ export function planDpmMultistep(config: ReadConfig, request: PlanRequest): Plan
         stochastic,
         form,
         clippedNoise: o.thresholding as boolean,
-        halfSubtracted: true,
+        asPublished: true,
         orderAt: loweredAtEnd(config),
       }),
   };
@@ -85,7 +85,7 @@ export function planDpmSinglestep(config: ReadConfig, request: PlanRequest): Pla
         stochastic,
         form,
         clippedNoise: o.thresholding as boolean,
-        halfSubtracted: true,
+        asPublished: true,
       }),
   };
 }
@@ -225,7 +225,7 @@ function solverGrid(
     }
   } else {
     timesteps = request.timesteps
-      ? checkedTimesteps(request.timesteps, alphas.length)
+      ? checkedTimesteps(request.timesteps.map(Math.trunc), alphas.length)
       : solverTimesteps(config, count, alphas);
     sigmas = timesteps.map((t) => sigmaAt(t, trained));
   }

@@ -2,7 +2,7 @@ import { planEuler, planEulerAncestral, planHeun, planLms, planMidpoint } from "
 import { planDeis, planDpmMultistep, planDpmSinglestep, planSaSolver, planUnipc } from "./exponential.ts";
 import { planImprovedPndm, planLcm, planTcd } from "./few-step.ts";
 import { planFlowEuler, planFlowHeun } from "./flow.ts";
-import { planConsistency, planEdmDpm, planEdmEuler } from "./karras.ts";
+import { planConsistency, planEdmDpm, planEdmEuler, planEdmHeun } from "./karras.ts";
 import {
   type ReadConfig,
   readConfig,
@@ -31,6 +31,7 @@ const PLANS: Readonly<Record<SchedulerClass, (config: ReadConfig, request: PlanR
   UniPCMultistepScheduler: planUnipc,
   SASolverScheduler: planSaSolver,
   EDMEulerScheduler: planEdmEuler,
+  EDMHeunScheduler: planEdmHeun,
   EDMDPMSolverMultistepScheduler: planEdmDpm,
   LCMScheduler: planLcm,
   TCDScheduler: planTcd,

@@ -5,6 +5,7 @@ import type { Level } from "../prediction.ts";
 import { dpmSolverMultistep } from "../samplers/dpm-solver.ts";
 import { euler } from "../samplers/euler.ts";
 import { type ConsistencyStep, consistency } from "../samplers/few-step.ts";
+import { heun } from "../samplers/heun.ts";
 import { stepsBetween } from "../samplers/sampler.ts";
 import { linspace32 } from "../schedule.ts";
 import { checkedOrder, loweredAtEnd, mustBeOneOf } from "./exponential.ts";
@@ -28,6 +29,29 @@ export function planEdmEuler(config: ReadConfig, request: PlanRequest): PlanPart
     stochastic: request.churn !== undefined,
     run: (denoise, x, options) =>
       euler(denoise, x, stepsBetween(levels), { ...options, churn: request.churn, churnSteps: sigmas.length - 1 }),
+  };
+}
+
+/** EDMHeunScheduler: Karras et al. 2022, Algorithm 1, and with churn Algorithm 2. Two calls a step. */
+export function planEdmHeun(config: ReadConfig, request: PlanRequest): PlanParts {
+  takesOnly(config, request, ["steps", "churn"]);
+  const { steps, levelBefore, ...euler } = planEdmEuler(config, request);
+  const levels = Array.from({ length: steps + 1 }, (_, i) => levelBefore(i));
+  const calls = euler.timesteps.flatMap((t, i) => (i === 0 ? [t] : [t, t]));
+  // The end is called too unless it is σ = 0.
+  if (levels[steps]!.sigma > 0) calls.push(levels[steps]!.timestep);
+  return {
+    ...euler,
+    steps,
+    levelBefore,
+    timesteps: calls,
+    addNoise: (x0, noise, t) => mixed(x0, noise, levels[euler.timesteps.indexOf(t)]!),
+    run: (denoise, x, options) =>
+      heun(denoise, x, stepsBetween(levels), {
+        ...options,
+        churn: request.churn,
+        timestepOf: (sigma) => 0.25 * Math.log(sigma),
+      }),
   };
 }
 
@@ -61,6 +85,7 @@ export function planEdmDpm(config: ReadConfig, request: PlanRequest): PlanParts 
         order,
         stochastic,
         form: o.solver_type === "heun" ? "heun" : "midpoint",
+        asPublished: true,
         orderAt: loweredAtEnd(config),
       }),
   };

@@ -182,6 +182,8 @@ export const SCHEDULER_OPTIONS = {
     timestep_spacing: "linspace",
   },
   EDMEulerScheduler: EDM,
+  // Not a class of diffusers: Karras et al.'s own sampler, for networks with their preconditioning.
+  EDMHeunScheduler: EDM,
   EDMDPMSolverMultistepScheduler: {
     ...EDM,
     ...THRESHOLDING,

@@ -16,8 +16,8 @@ export interface DpmSolverOptions {
   readonly form?: "midpoint" | "heun";
   /** With noise prediction: takes the noise that belongs to the thresholded x0. */
   readonly clippedNoise?: boolean;
-  /** See `Integrand.halfSubtracted`. */
-  readonly halfSubtracted?: boolean;
+  /** See `Integrand.asPublished`. */
+  readonly asPublished?: boolean;
   readonly noise?: NoiseSource;
   readonly first?: number;
 }
@@ -43,14 +43,14 @@ export async function* dpmSolverMultistep(
     stochastic = false,
     form = "midpoint",
     clippedNoise = false,
-    halfSubtracted = false,
+    asPublished = false,
     orderAt = () => order,
     noise = noNoise,
     first = 0,
   }: MultistepOptions = {},
 ): SamplerRun {
   const steps = levels.length - 1;
-  const integrand: Integrand = { of, stochastic, halfSubtracted };
+  const integrand: Integrand = { of, stochastic, asPublished };
   let history: Float32Array[] = []; // newest first
   for (let i = first; i < steps; i++) {
     const from = levels[i]!;
@@ -91,9 +91,10 @@ function multistepWeights(
     return [w.x, w.constant + slope, -slope];
   }
   const r1 = (before - earlier) / h;
-  // D1 = a + r0 / (r0 + r1) (a − b), D2 = (a − b) / (r0 + r1), with a and b the last two scaled differences.
-  const ofA = w.linear * (1 + r0 / (r0 + r1)) + w.quadratic / (r0 + r1);
-  const ofB = -(w.linear * r0 + w.quadratic) / (r0 + r1);
+  // D1 = a + r0 / (r0 + r1) (a − b), D2 = 2 (a − b) / (r0 + r1), with a and b the last two scaled differences.
+  const quadratic = integrand.asPublished ? w.quadratic : 2 * w.quadratic;
+  const ofA = w.linear * (1 + r0 / (r0 + r1)) + quadratic / (r0 + r1);
+  const ofB = -(w.linear * r0 + quadratic) / (r0 + r1);
   return [w.x, w.constant + ofA / r0, -ofA / r0 + ofB / r1, -ofB / r1];
 }
 
@@ -117,13 +118,13 @@ export async function* dpmSolverSinglestep(
     stochastic = false,
     form = "midpoint",
     clippedNoise = false,
-    halfSubtracted = false,
+    asPublished = false,
     noise = noNoise,
     first = 0,
   }: SinglestepOptions,
 ): SamplerRun {
   const steps = orders.length;
-  const integrand: Integrand = { of, stochastic, halfSubtracted };
+  const integrand: Integrand = { of, stochastic, asPublished };
   let history: Float32Array[] = []; // newest first
   let start = x;
   for (let i = first; i < steps; i++) {

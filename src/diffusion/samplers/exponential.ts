@@ -11,10 +11,11 @@ export interface Integrand {
   /** Solves the stochastic equation instead of the ordinary one: fresh noise in each step. */
   readonly stochastic: boolean;
   /**
-   * diffusers subtracts the 1/2 of the second derivative's weight in the stochastic third order where the derivation
-   * adds it; true does as diffusers does.
+   * The third order as the published codes have it, and diffusers with them: the multistep form halves the second
+   * derivative, which leaves an order of 2, and the stochastic forms subtract a 1/2 where the derivation adds it.
+   * False, the default, is the derivation.
    */
-  readonly halfSubtracted?: boolean;
+  readonly asPublished?: boolean;
 }
 
 /** The weights of one step: of x, of the integral of the prediction's terms, and of fresh noise. */
@@ -33,16 +34,12 @@ export interface StepWeights {
  * The exact weights over h = λ_to − λ_from of a prediction D0 + D1 (λ − λ_from)/h + D2 ((λ − λ_from)/h)²/2, where D1 and
  * D2 are differences scaled to the step (DPM-Solver++, eq. 9, A.4 and B; the φ functions of Hochbruck & Ostermann).
  */
-export function stepWeights(
-  { of, stochastic, halfSubtracted = false }: Integrand,
-  from: Level,
-  to: Level,
-): StepWeights {
+export function stepWeights({ of, stochastic, asPublished = false }: Integrand, from: Level, to: Level): StepWeights {
   const h = halfLogSnr(to) - halfLogSnr(from);
   if (of === "x0") {
     const rate = stochastic ? 2 * h : h;
     const constant = -to.alpha * Math.expm1(-rate);
-    const half = stochastic && halfSubtracted ? -0.5 : 0.5;
+    const half = stochastic && asPublished ? -0.5 : 0.5;
     return {
       x: (to.sigma / from.sigma) * (stochastic ? Math.exp(-h) : 1),
       constant,
