@@ -68,9 +68,9 @@ export function unet2dConfig({
   };
 }
 
-/** The largest number of groups up to 32 that divides all channels. */
+/** Groups of the normalizations: up to 32 that divide all channels, with at least four channels in each (Karras et al. 2022). */
 function groupsFor(channels: readonly number[]): number {
-  let groups = 32;
+  let groups = Math.max(1, Math.min(32, Math.floor(Math.min(...channels) / 4)));
   while (channels.some((n) => n % groups !== 0)) groups--;
   return groups;
 }

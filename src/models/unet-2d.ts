@@ -224,9 +224,10 @@ function checkLevels({ down_block_types, up_block_types, block_out_channels, nor
 
 /** Throws unless halving and doubling at each level gives every size back. */
 function checkSize(sample: Tensor, levels: number): void {
+  if (sample.shape.length !== 4) throw new UserError(`A batch [n, channels, h, w] is needed; given [${sample.shape}].`);
   const stride = 2 ** (levels - 1);
   const [height, width] = sample.shape.slice(2);
-  if (sample.shape.length === 4 && height! % stride === 0 && width! % stride === 0) return;
+  if (height! % stride === 0 && width! % stride === 0) return;
   const nearest = [height!, width!].map((n) => Math.max(stride, Math.round(n / stride) * stride)).join("×");
   throw new UserError(
     `This network of ${levels} levels takes heights and widths that are multiples of ${stride}; given ${height}×${width}.`,

@@ -116,7 +116,7 @@ export function initialize(network: PartGroup, random: Random): Map<string, Host
         values.set(name, random.normal(shape, { std: initial.deviation }));
         break;
       case "values":
-        values.set(name, float32(shape, initial.values.slice()));
+        values.set(name, float32(shape, initial.values()));
         break;
     }
   }

@@ -8,7 +8,8 @@ export type Initializer =
   /** Uniform on [−bound, bound). */
   | { readonly kind: "uniform"; readonly bound: number }
   | { readonly kind: "normal"; readonly deviation: number }
-  | { readonly kind: "values"; readonly values: Float32Array };
+  /** Numbers of one's own, computed when they are asked for: a loaded network never needs them. */
+  | { readonly kind: "values"; readonly values: () => Float32Array };
 
 /** A trainable tensor. Its name is its place in the module tree. */
 export interface Parameter {

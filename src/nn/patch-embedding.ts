@@ -30,7 +30,7 @@ export function patchEmbedding(
         ? undefined
         : parameter(
             [1, tableSize * tableSize, width],
-            { kind: "values", values: positionTable(width, [tableSize, tableSize], { baseSize, scale }) },
+            { kind: "values", values: () => positionTable(width, [tableSize, tableSize], { baseSize, scale }) },
             { trainable: false },
           ),
     proj: conv2d(channels, width, { kernel: patch, stride: patch }),
