@@ -1,0 +1,132 @@
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { float32, type HostTensor, hostTensor } from "../src/core/host-tensor.ts";
+import { type Random, seeded } from "../src/core/random.ts";
+import { batches, mnistDigits, picturesAt } from "../src/data/index.ts";
+import { input, logSoftmax, mul, oneHot, sum, type Tensor } from "../src/graph/index.ts";
+import { tensorFromImages, writeModelFolder } from "../src/io/index.ts";
+import { DIGIT_CLASSIFIER, digitClassifierNetwork, openDigitClassifier } from "../src/metrics/index.ts";
+import { initialize } from "../src/models/index.ts";
+import { parameterCount } from "../src/nn/index.ts";
+import { adamwScalars, emaDecay, learningRate, packed, unpacked } from "../src/optim/index.ts";
+import { openSession, trainingTarget } from "../src/runtime/index.ts";
+import { normalizedPixels } from "../src/train/objective.ts";
+import { trainingStep } from "../src/train/step.ts";
+
+// Trains the digit classifier that src/metrics opens, and writes it to models/digit-classifier. The same seed on the
+// same kind of processor gives the same weights.
+
+const { values } = parseArgs({
+  options: {
+    out: { type: "string", default: fileURLToPath(new URL("../models/digit-classifier", import.meta.url)) },
+    epochs: { type: "string", default: "6" },
+    batch: { type: "string", default: "128" },
+    lr: { type: "string", default: "3e-3" },
+    seed: { type: "string", default: "0" },
+  },
+});
+const [epochs, batch, rate, seed] = [values.epochs, values.batch, values.lr, values.seed].map(Number) as [
+  number,
+  number,
+  number,
+  number,
+];
+/** The most pixels an image is shifted along each axis; the digits are padded by as many. */
+const SHIFT = 2;
+
+const started = performance.now();
+const train = await mnistDigits({ padTo: 32 });
+const network = digitClassifierNetwork();
+const steps = Math.ceil((epochs * train.count) / batch);
+
+const images = input("images", [batch, 1, train.height, train.width], "uint8");
+const labels = input("labels", [batch], "int64");
+const { model, layout, resident } = trainingStep(network, crossEntropy(network(normalizedPixels(images)).logits), {
+  clip: 1,
+  weightDecay: 0.05,
+  target: await trainingTarget(),
+});
+const session = await openSession(model.bytes, { name: "classifier training", threads: 1, resident });
+const random = seeded(seed);
+const start = packed(initialize(network, random), layout);
+for (const name of ["parameters", "average"]) await session.write(`state.${name}`, float32([layout.size], start));
+for (const name of ["mean", "square"]) {
+  await session.write(`state.${name}`, float32([layout.size], new Float32Array(layout.size)));
+}
+
+const data = batches(train, { batch, seed });
+const schedule = { rate, kind: "cosine", warmup: 100, steps } as const;
+let recent = 0;
+for (let step = 0; step < steps; step++) {
+  const { images, labels } = data.next();
+  const lr = learningRate(step, schedule);
+  const scalars = { ...adamwScalars(step + 1, lr), averaging: 1 - emaDecay(step + 1, 0.998) };
+  const feeds = Object.fromEntries(Object.entries(scalars).map(([name, value]) => [name, float32([], [value])]));
+  const { loss } = await session.run({ ...feeds, images: shifted(images, random), labels: labels! });
+  const value = Number(loss!.data[0]);
+  if (!Number.isFinite(value)) throw new Error(`the loss is ${value} at step ${step + 1}`);
+  recent += (value - recent) / Math.min(step + 1, 100);
+  if ((step + 1) % 200 === 0) {
+    const seconds = (performance.now() - started) / 1000;
+    process.stderr.write(`step ${step + 1}/${steps}  loss ${recent.toFixed(4)}  ${seconds.toFixed(0)} s\n`);
+  }
+}
+const average = (await session.read("state.average")).data as Float32Array;
+await session.close();
+const seconds = (performance.now() - started) / 1000;
+
+const { config } = network;
+const tensors = unpacked(average, layout);
+const written = { config, className: DIGIT_CLASSIFIER, tensors };
+await writeModelFolder(values.out, written, { library: "transformers", dtype: "float16" });
+
+// What is measured is what was written.
+const test = await mnistDigits({ split: "test", padTo: 32 });
+const all = Uint32Array.from({ length: test.count }, (_, i) => i);
+const classifier = await openDigitClassifier(values.out, { threads: 1 });
+const { probabilities } = await classifier.classify(tensorFromImages(picturesAt(test, all)));
+await classifier.close();
+let right = 0;
+let confident = 0;
+for (let i = 0; i < test.count; i++) {
+  const row = probabilities.data.subarray(10 * i, 10 * i + 10);
+  const largest = Math.max(...row);
+  if (row.indexOf(largest) === test.labels![i]) right++;
+  if (largest >= 0.9) confident++;
+}
+const figures = {
+  accuracy: right / test.count,
+  confident: confident / test.count,
+  parameters: parameterCount(network),
+  epochs,
+  batch,
+  learningRate: rate,
+  seed,
+  steps,
+  loss: Number(recent.toFixed(5)),
+  seconds: Math.round(seconds),
+};
+process.stdout.write(`${JSON.stringify(figures, null, 2)}\n`);
+
+/** The mean of −ln p of the right class. */
+function crossEntropy(logits: Tensor): Tensor {
+  return mul(sum(mul(logSoftmax(logits), oneHot(labels, logits.shape[1]!))), -1 / batch);
+}
+
+/** Images moved by up to SHIFT pixels along each axis, black where nothing was. */
+function shifted({ shape, data }: HostTensor<"uint8">, random: Random): HostTensor<"uint8"> {
+  const [n, , h, w] = shape as [number, number, number, number];
+  const moves = random.integers(-SHIFT, SHIFT + 1, [n, 2]).data;
+  const out = new Uint8Array(data.length);
+  for (let i = 0; i < n; i++) {
+    const [down, right] = [Number(moves[2 * i]!), Number(moves[2 * i + 1]!)];
+    for (let y = Math.max(0, down); y < Math.min(h, h + down); y++) {
+      const from = (i * h + y - down) * w;
+      out.set(
+        data.subarray(from + Math.max(0, -right), from + Math.min(w, w - right)),
+        (i * h + y) * w + Math.max(0, right),
+      );
+    }
+  }
+  return hostTensor("uint8", shape, out);
+}
