@@ -64,7 +64,18 @@ describe("what is written", () => {
   test("only what the outputs need", () => {
     const y = exp(mul(x, 3));
     gradients(sum(y), [x]);
-    expect(opTypes(toOnnx({ y }))).toEqual(["Mul", "Exp", "Identity"]);
+    expect(opTypes(toOnnx({ y }))).toEqual(["Mul", "Exp"]);
+  });
+
+  test("equal nodes once", () => {
+    const x = input("x", [2, 3]);
+    expect(opTypes(toOnnx({ y: add(exp(x), exp(x)) }))).toEqual(["Exp", "Add"]);
+  });
+
+  test("a copy only for a value with two names or one that is an input", () => {
+    const x = input("x", [2, 3]);
+    const y = exp(x);
+    expect(opTypes(toOnnx({ y, again: y, copy: x }))).toEqual(["Exp", "Identity", "Identity"]);
   });
 
   test("a node that several outputs need, once", () => {
@@ -162,7 +173,7 @@ describe("the target decides the form", () => {
 
   test("weights that change are blocked in the graph, known ones by ONNX Runtime at load", () => {
     expect(opTypes(toOnnx({ y }, { target: blocked, bind: bindTo(kernel, fed) }))).toContain("ReorderInput");
-    expect(opTypes(toOnnx({ y }, { target: blocked, bind: bindTo(kernel, known) }))).toEqual(["Conv", "Identity"]);
+    expect(opTypes(toOnnx({ y }, { target: blocked, bind: bindTo(kernel, known) }))).toEqual(["Conv"]);
   });
 
   test("the portable one uses standard ONNX only, gradients included", () => {

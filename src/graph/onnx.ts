@@ -134,10 +134,14 @@ class Writer implements Emitter {
   private readonly nodes: NodeProto[] = [];
   private readonly initializers: TensorProto[] = [];
   private readonly names = new Map<Tensor, string>();
-  private readonly shared = new Map<string, string>();
+  /** What was written for a node's description: operators have no side effects, so equal nodes are one. */
+  private readonly written = new Map<string, string[]>();
+  private readonly shared = new Map<string, { readonly name: string; readonly bytes: Uint8Array }[]>();
   private readonly constants = new Set<string>();
   private readonly inputs = new Map<string, TensorType>();
   private readonly outputs = new Map<string, TensorType>();
+  /** The value behind each output. */
+  private readonly results = new Map<string, string>();
   private scope = "";
   private count = 0;
 
@@ -155,7 +159,7 @@ class Writer implements Emitter {
     const value = this.value(tensor);
     invariant(!this.outputs.has(name), `two outputs are called ${name}`);
     this.outputs.set(name, tensor);
-    this.nodes.push(create(NodeProtoSchema, { opType: "Identity", input: [value], output: [name], name }));
+    this.results.set(name, value);
   }
 
   /** The name of a tensor's value; writes whatever it needs first. */
@@ -184,7 +188,11 @@ class Writer implements Emitter {
   }
 
   private write(type: string, inputs: readonly string[], outputs: number, attributes: Attributes, domain: string) {
+    const description = `${domain}:${type}(${inputs})${outputs}${JSON.stringify(attributes)}`;
+    const known = this.written.get(description);
+    if (known) return known;
     const names = Array.from({ length: outputs }, () => `#${this.count++}`);
+    this.written.set(description, names);
     this.nodes.push(
       create(NodeProtoSchema, {
         opType: type,
@@ -200,12 +208,13 @@ class Writer implements Emitter {
 
   constant(value: HostTensor): string {
     const bytes = bytesOf(value.data);
-    const key = bytes.length <= 256 ? `${value.dtype}[${value.shape}]${bytes}` : undefined;
-    const known = key && this.shared.get(key);
-    if (known) return known;
+    const key = `${value.dtype}[${value.shape}]${hash(bytes)}`;
+    const similar = this.shared.get(key) ?? [];
+    const known = similar.find((other) => bytes.every((byte, i) => byte === other.bytes[i]));
+    if (known) return known.name;
     const name = `#${this.count++}`;
     this.initialize(name, value.dtype, value.shape, { rawData: bytes });
-    if (key) this.shared.set(key, name);
+    this.shared.set(key, [...similar, { name, bytes }]);
     return name;
   }
 
@@ -270,7 +279,22 @@ class Writer implements Emitter {
     );
   }
 
+  /** Gives each output its name: by renaming the value, or by a copy where that is an input or has a name already. */
+  private nameOutputs(): void {
+    const made = new Set(this.nodes.flatMap((node) => node.output));
+    const renamed = new Map<string, string>();
+    for (const [name, value] of this.results) {
+      if (made.has(value) && !renamed.has(value)) renamed.set(value, name);
+      else this.nodes.push(create(NodeProtoSchema, { opType: "Identity", input: [value], output: [name], name }));
+    }
+    for (const node of this.nodes) {
+      node.input = node.input.map((value) => renamed.get(value) ?? value);
+      node.output = node.output.map((value) => renamed.get(value) ?? value);
+    }
+  }
+
   finish(): OnnxModel {
+    this.nameOutputs();
     const graph = create(GraphProtoSchema, {
       name: "allegory",
       node: this.nodes,
@@ -292,6 +316,13 @@ class Writer implements Emitter {
       outputs: Object.fromEntries(this.outputs),
     };
   }
+}
+
+/** FNV-1a over at most the first 4 KiB; equal hashes are compared byte by byte. */
+function hash(bytes: Uint8Array): number {
+  let value = 0x811c9dc5;
+  for (let i = 0; i < Math.min(bytes.length, 4096); i++) value = Math.imul(value ^ bytes[i]!, 0x01000193);
+  return value >>> 0;
 }
 
 function bytesOf({ buffer, byteOffset, byteLength }: HostTensor["data"]): Uint8Array<ArrayBuffer> {

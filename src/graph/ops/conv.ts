@@ -47,7 +47,7 @@ const applyConv = defineOperator<Convolution>({
     return [
       inputGradient(dy!, w!, x!.shape, node.attributes),
       weightGradient(x!, dy!, w!.shape, node.attributes),
-      bias && sum(dy!, [0, 2, 3]),
+      bias && sum(sum(dy!, [2, 3]), 0),
     ];
   },
 });
