@@ -85,7 +85,7 @@ function named(name: string, run: () => Promise<Comparison[]>): ReferenceCase {
   return { name: `process/${name}`, run };
 }
 
-function scheduleOf(config: Config): NoiseSchedule {
+export function scheduleOf(config: Config): NoiseSchedule {
   const zeroTerminalSnr = config.rescale_betas_zero_snr === true;
   if (Array.isArray(config.trained_betas)) return customSchedule(config.trained_betas as number[], { zeroTerminalSnr });
   return namedSchedule((config.beta_schedule as BetaSchedule | undefined) ?? "linear", {
