@@ -41,11 +41,9 @@ export function checkpointName(step: number): string {
 export async function saveCheckpoint(folder: string, checkpoint: Checkpoint, keep: number): Promise<string> {
   await mkdir(folder, { recursive: true });
   const path = join(folder, checkpointName(checkpoint.progress.step));
-  await writeSafetensors(path, checkpoint.tensors, {
-    format: FORMAT,
-    progress: JSON.stringify(checkpoint.progress),
-    sha256: checksum(checkpoint.tensors),
-  });
+  const progress = JSON.stringify(checkpoint.progress);
+  const sha256 = checksum(progress, checkpoint.tensors);
+  await writeSafetensors(path, checkpoint.tensors, { format: FORMAT, progress, sha256 });
   const old = (await checkpointFiles(folder)).slice(0, -keep);
   for (const name of old) await rm(join(folder, name));
   return path;
@@ -68,7 +66,11 @@ export async function readProgress(path: string): Promise<Progress> {
       hint: "Checkpoints lie in the `checkpoints` folder of a run.",
     });
   }
-  return JSON.parse(metadata.progress) as Progress;
+  try {
+    return JSON.parse(metadata.progress) as Progress;
+  } catch (error) {
+    throw new UserError(`${path} does not say where its run stood.`, { cause: error });
+  }
 }
 
 /**
@@ -81,7 +83,8 @@ export async function readCheckpoint(folder: string, name: string): Promise<Chec
     const progress = await readProgress(path);
     const tensors = (await readSafetensors(path)) as Map<string, HostTensor<"float32">>;
     const { metadata } = await readSafetensorsHeader(path);
-    if (checksum(tensors) !== metadata.sha256) throw new UserError("Its numbers do not have the checksum it names.");
+    if (checksum(metadata.progress!, tensors) !== metadata.sha256)
+      throw new UserError("Its numbers do not have the checksum it names.");
     return { progress, tensors };
   } catch (error) {
     if (!(error instanceof UserError)) throw error;
@@ -94,10 +97,10 @@ export async function readCheckpoint(folder: string, name: string): Promise<Chec
   }
 }
 
-function checksum(tensors: ReadonlyMap<string, HostTensor>): string {
-  const hash = createHash("sha256");
-  for (const [name, { data }] of [...tensors].sort(([a], [b]) => (a < b ? -1 : 1))) {
-    hash.update(`${name}:${data.length};`);
+function checksum(progress: string, tensors: ReadonlyMap<string, HostTensor>): string {
+  const hash = createHash("sha256").update(progress);
+  for (const [name, { dtype, shape, data }] of [...tensors].sort(([a], [b]) => (a < b ? -1 : 1))) {
+    hash.update(`${name}:${dtype}[${shape}];`);
     hash.update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
   }
   return hash.digest("hex");

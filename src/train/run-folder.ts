@@ -40,12 +40,11 @@ const MAY_CHANGE: ReadonlySet<keyof Recipe> = new Set([
 ]);
 
 /**
- * Prepares the folder: records the recipe of a new run, and of an old one checks that it is the same.
+ * Finds where a run stands, and checks that it was started with the same recipe. Writes nothing.
  * @returns the name of the newest checkpoint, if there is one
  */
-export async function openRunFolder(recipe: Recipe): Promise<string | undefined> {
+export async function newestCheckpoint(recipe: Recipe): Promise<string | undefined> {
   const paths = runPaths(recipe.run);
-  await mkdir(recipe.run, { recursive: true });
   const newest = (await checkpointFiles(paths.checkpoints)).at(-1);
   if (newest) {
     const before = (await readJsonObject(paths.recipe)) as Partial<Recipe>;
@@ -62,8 +61,13 @@ export async function openRunFolder(recipe: Recipe): Promise<string | undefined>
       });
     }
   }
-  await writeJsonObject(paths.recipe, { ...recipe });
   return newest;
+}
+
+/** Records the recipe in the run's folder, which is made where it is missing. */
+export async function recordRecipe(recipe: Recipe): Promise<void> {
+  await mkdir(recipe.run, { recursive: true });
+  await writeJsonObject(runPaths(recipe.run).recipe, { ...recipe });
 }
 
 /** One line of metrics.jsonl. */

@@ -1,7 +1,8 @@
+import { join } from "node:path";
 import { UserError } from "../core/errors.ts";
 import type { Dataset } from "../data/index.ts";
 import { unpacked } from "../optim/index.ts";
-import { readCheckpoint, saveCheckpoint } from "./checkpoint.ts";
+import { checkpointFiles, checkpointName, readCheckpoint, saveCheckpoint } from "./checkpoint.ts";
 import { datasetOf } from "./dataset.ts";
 import { networkFor, type TrainedNetwork } from "./network.ts";
 import { openPreview, type Preview } from "./preview.ts";
@@ -9,9 +10,10 @@ import { type Recipe, type RecipeInput, readRecipe } from "./recipe.ts";
 import {
   appendMetrics,
   type MetricsLine,
-  openRunFolder,
+  newestCheckpoint,
   plotLoss,
   readMetrics,
+  recordRecipe,
   runPaths,
   writeModel,
 } from "./run-folder.ts";
@@ -63,12 +65,13 @@ export async function train(input: RecipeInput, options: TrainOptions = {}): Pro
   const recipe = readRecipe(input);
   const dataset = options.dataset ?? (await datasetOf(recipe, options));
   const trained = networkFor(recipe, dataset);
-  const newest = await openRunFolder(recipe);
+  const newest = await newestCheckpoint(recipe);
   const paths = runPaths(recipe.run);
   const from = newest ? await readCheckpoint(paths.checkpoints, newest) : undefined;
   const trainer = await openTrainer(recipe, dataset, trained, from);
   const run = new Run(recipe, dataset, trained, trainer, options);
   try {
+    await recordRecipe(recipe);
     return await run.toTheEnd(from?.progress.seconds ?? 0, await readMetrics(recipe.run, trainer.step()));
   } finally {
     await run.close();
@@ -79,6 +82,8 @@ export async function train(input: RecipeInput, options: TrainOptions = {}): Pro
 class Run {
   private preview: Preview | undefined;
   private readonly unwritten: MetricsLine[] = [];
+  /** The step of the newest checkpoint. */
+  private saved: number;
 
   constructor(
     private readonly recipe: Recipe,
@@ -86,7 +91,9 @@ class Run {
     private readonly trained: TrainedNetwork,
     private readonly trainer: Trainer,
     private readonly options: TrainOptions,
-  ) {}
+  ) {
+    this.saved = trainer.step();
+  }
 
   async toTheEnd(secondsBefore: number, metrics: MetricsLine[]): Promise<TrainingResult> {
     const { recipe, trainer } = this;
@@ -99,12 +106,11 @@ class Run {
       warnings: this.dataset.warnings,
     });
     let seconds = secondsBefore;
-    let saved = step();
-    let ended: TrainingResult["ended"] = "steps";
-    while (step() < recipe.steps) {
+    let ended: TrainingResult["ended"] | undefined;
+    while (!(ended = this.ending(seconds))) {
       const taken = await trainer.next();
       seconds += taken.seconds;
-      this.mustBeFinite(taken, saved);
+      await this.mustBeFinite(taken);
       const line = { ...taken, imagesPerSecond: recipe.batch / taken.seconds };
       const due = (every: number) => every > 0 && step() % every === 0;
       if (due(LOG_EVERY) || step() <= LOG_EVERY || step() === recipe.steps) {
@@ -117,18 +123,22 @@ class Run {
         steps: recipe.steps,
         secondsLeft: this.secondsLeft(seconds, secondsBefore, taken),
       });
-      if (this.options.signal?.aborted) ended = "stopped";
-      else if (recipe.minutes !== undefined && seconds >= recipe.minutes * 60) ended = "minutes";
-      if (ended !== "steps") break;
-      if (due(recipe.checkpointEvery)) {
-        await this.save(metrics);
-        saved = step();
-      }
-      if (due(recipe.sampleEvery) && step() < recipe.steps) await this.draw();
+      if (this.ending(seconds)) continue;
+      if (due(recipe.checkpointEvery)) await this.save(metrics);
+      if (due(recipe.sampleEvery)) await this.draw();
     }
-    if (saved < step()) await this.save(metrics);
-    if (ended !== "stopped" && recipe.sampleEvery > 0) await this.draw();
+    // Also where nothing is left to do: an earlier session may have been killed before it had written everything.
+    if (step() > 0) await this.save(metrics);
+    if (step() > 0 && ended !== "stopped" && recipe.sampleEvery > 0) await this.draw();
     return { step: step(), ended, seconds, model: runPaths(recipe.run).model, metrics };
+  }
+
+  /** Why the run ends here, if it does. */
+  private ending(seconds: number): TrainingResult["ended"] | undefined {
+    const { steps, minutes } = this.recipe;
+    if (this.trainer.step() >= steps) return "steps";
+    if (minutes !== undefined && seconds >= minutes * 60) return "minutes";
+    return this.options.signal?.aborted ? "stopped" : undefined;
   }
 
   async close(): Promise<void> {
@@ -144,12 +154,15 @@ class Run {
     const { recipe, trainer } = this;
     const paths = runPaths(recipe.run);
     await appendMetrics(recipe.run, this.unwritten.splice(0));
-    const path = await saveCheckpoint(paths.checkpoints, await trainer.checkpoint(), recipe.keep);
+    if (this.saved !== trainer.step()) {
+      const path = await saveCheckpoint(paths.checkpoints, await trainer.checkpoint(), recipe.keep);
+      this.saved = trainer.step();
+      this.emit({ kind: "checkpoint", path, step: trainer.step() });
+    }
     const weights = unpacked(await trainer.average(), trainer.layout);
     const all = new Map([...weights, ...trainer.frozen]);
     await writeModel(paths.model, recipe, this.trained, all, this.dataset.classNames);
     await plotLoss(recipe.run, metrics);
-    this.emit({ kind: "checkpoint", path, step: trainer.step() });
   }
 
   private async draw(): Promise<void> {
@@ -159,12 +172,21 @@ class Run {
     this.emit({ kind: "samples", path, step: trainer.step() });
   }
 
-  private mustBeFinite({ step, loss, gradientNorm, learningRate }: StepMetrics, saved: number): void {
+  private async mustBeFinite({ step, loss, gradientNorm, learningRate }: StepMetrics): Promise<void> {
     if (Number.isFinite(loss) && Number.isFinite(gradientNorm)) return;
-    const checkpoint = saved > 0 ? `the checkpoint of step ${saved}` : "no checkpoint yet";
+    const { checkpoints } = runPaths(this.recipe.run);
+    // A checkpoint of the very step before holds the weights that gave this loss.
+    const bad = checkpointName(step - 1);
+    const files = await checkpointFiles(checkpoints);
+    const good = files.filter((name) => name < bad).at(-1);
+    const state = good ? `The last good checkpoint is ${join(checkpoints, good)}` : "There is no good checkpoint";
+    const delta = files.includes(bad) ? `; ${bad} holds the weights that led here` : "";
     throw new UserError(
-      `The loss is ${loss} and the gradient's norm ${gradientNorm} at step ${step} (learning rate ${learningRate.toPrecision(3)}); the run stopped. The last good state is ${checkpoint}.`,
-      { hint: "A lower learning rate (lr), a longer warm-up or stronger clipping (clip) usually helps.", field: "lr" },
+      `The loss is ${loss} and the gradient's norm ${gradientNorm} at step ${step} (learning rate ${learningRate.toPrecision(3)}); the run stopped. ${state}${delta}.`,
+      {
+        hint: "Start another run with a lower learning rate (lr), a longer warm-up or a smaller largest gradient (clip).",
+        field: "lr",
+      },
     );
   }
 

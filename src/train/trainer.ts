@@ -49,14 +49,20 @@ export async function openTrainer(
   trained: TrainedNetwork,
   from?: Checkpoint,
 ): Promise<Trainer> {
+  const data = fingerprint(dataset);
+  if (from && from.progress.data !== data) {
+    throw new UserError(`The run was started on other data than ${dataset.name}.`, {
+      hint: "Give the data it was started with, or another run folder.",
+      field: "data",
+    });
+  }
   const random = from ? restored(from.progress.random) : seeded(recipe.seed);
   const start = from ? undefined : initialize(trained.network, random);
   const frozen = frozenParameters(trained, from, start);
   const { batch, accumulate } = recipe;
-  const part = batch / accumulate;
   const { model, layout, resident } = trainingStep(
     trained.network,
-    lossFor(recipe, dataset, trained, part),
+    lossFor(recipe, dataset, trained, batch / accumulate),
     {
       clip: recipe.clip,
       accumulate,
@@ -68,27 +74,26 @@ export async function openTrainer(
     },
     frozen,
   );
-  if (from && from.progress.data !== fingerprint(dataset)) {
-    throw new UserError(`The run was started on other data than ${dataset.name}.`, {
-      hint: "Give the data it was started with, or another run folder.",
-      field: "data",
-    });
-  }
   const session = await openSession(model.bytes, {
     name: "training step",
     device: recipe.device,
     threads: recipe.threads,
     resident,
   });
-  for (const name of STATE) await writeState(session, layout, name, from, start);
-  if (accumulate > 1) await session.write("state.gradient", float32([layout.size], new Float32Array(layout.size)));
+  try {
+    for (const name of STATE) await writeState(session, layout, name, from, start);
+    if (accumulate > 1) await session.write("state.gradient", float32([layout.size], new Float32Array(layout.size)));
+  } catch (error) {
+    await session.close();
+    throw error;
+  }
 
-  const data = batches(dataset, { batch: part, seed: recipe.seed, from: from?.progress.position });
+  const images = batches(dataset, { batch, seed: recipe.seed, from: from?.progress.position });
   const dropping = { classes: trained.classes, nullClass: trained.nullClass, share: recipe.classDropout };
-  const prepare = () => prepareRuns(accumulate, data, random, trained, dropping);
+  const prepare = () => prepareRuns(accumulate, images, random, trained, dropping);
   let done = from?.progress.step ?? 0;
   let spent = from?.progress.seconds ?? 0;
-  let after: Prepared["after"] = { position: data.position(), random: random.state() };
+  let after: Prepared["after"] = { position: images.position(), random: random.state() };
   let prepared: Prepared | undefined;
   const rate = { rate: recipe.lr, kind: recipe.lrSchedule, warmup: recipe.warmup, steps: recipe.steps };
 
@@ -134,7 +139,7 @@ export async function openTrainer(
         }
       }
       for (const [name, value] of frozen) tensors.set(`frozen/${name}`, value);
-      const progress: Progress = { step: done, seconds: spent, ...after, data: fingerprint(dataset) };
+      const progress: Progress = { step: done, seconds: spent, ...after, data };
       return { progress, tensors };
     },
     async average() {
@@ -150,7 +155,10 @@ interface Prepared {
   readonly after: { readonly position: BatchPosition; readonly random: RandomState };
 }
 
-/** Draws what one optimizer step is fed: pictures, noise, timesteps and labels. */
+/**
+ * Draws what one optimizer step is fed: pictures, noise, timesteps and labels; then cuts it into parts, so that their
+ * number changes nothing but the memory needed.
+ */
 function prepareRuns(
   parts: number,
   data: Batches,
@@ -158,22 +166,28 @@ function prepareRuns(
   { schedule, sample }: TrainedNetwork,
   { classes, nullClass, share }: { classes: number; nullClass?: number; share: number },
 ): Prepared {
-  const runs = Array.from({ length: parts }, () => {
-    const { images, labels } = data.next();
-    const count = images.shape[0]!;
-    const feeds: Record<string, HostTensor> = {
-      images,
-      noise: random.normal([count, ...sample]),
-      timesteps: hostTensor("int64", [count], BigInt64Array.from(sampleTimesteps(schedule, count, random), BigInt)),
-    };
-    if (classes > 0) {
-      const dropped = nullClass === undefined ? undefined : random.bernoulli(share, [count]).data;
-      const kept = labels!.data.map((label, i) => (dropped?.[i] ? BigInt(nullClass!) : label));
-      feeds.labels = hostTensor("int64", [count], kept);
-    }
-    return feeds;
-  });
+  const { images, labels } = data.next();
+  const count = images.shape[0]!;
+  const feeds: Record<string, HostTensor> = {
+    images,
+    noise: random.normal([count, ...sample]),
+    timesteps: hostTensor("int64", [count], BigInt64Array.from(sampleTimesteps(schedule, count, random), BigInt)),
+  };
+  if (classes > 0) {
+    const dropped = nullClass === undefined ? undefined : random.bernoulli(share, [count]).data;
+    const kept = labels!.data.map((label, i) => (dropped?.[i] ? BigInt(nullClass!) : label));
+    feeds.labels = hostTensor("int64", [count], kept);
+  }
+  const runs = Array.from({ length: parts }, (_, i) =>
+    Object.fromEntries(Object.entries(feeds).map(([name, tensor]) => [name, partOf(tensor, i, parts)])),
+  );
   return { runs, after: { position: data.position(), random: random.state() } };
+}
+
+/** Part `i` of a tensor cut into equal parts along its first axis. */
+function partOf({ dtype, shape, data }: HostTensor, i: number, parts: number): HostTensor {
+  const length = data.length / parts;
+  return hostTensor(dtype, [shape[0]! / parts, ...shape.slice(1)], data.subarray(i * length, (i + 1) * length));
 }
 
 function scalar(value: number): HostTensor<"float32"> {
