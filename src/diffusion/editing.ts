@@ -51,7 +51,8 @@ export interface InpaintOptions {
 export async function* inpainted(run: SamplerRun, { original, mask, noise }: InpaintOptions): SamplerRun {
   const weight = expandedMask(mask, original);
   for await (const state of run) {
-    const { alpha, sigma } = state.level;
+    // At the end the kept part is the original itself, also where the last level has some noise left.
+    const { alpha, sigma } = state.step === state.steps ? { alpha: 1, sigma: 0 } : state.level;
     const x = state.x.data;
     for (let i = 0; i < x.length; i++) {
       const kept = alpha * original.data[i]! + sigma * noise.data[i]!;

@@ -41,6 +41,15 @@ export function planEuler(config: ReadConfig, request: PlanRequest): PlanParts {
   const steps = stepsBetween(levels);
   return {
     ...common(config, grid.timesteps, grid.sigmas, grid.sigmas, levels, prediction),
+    denoiser: (network) => {
+      const denoise = denoiser(network, { prediction, scaleInput: 1 });
+      if (prediction !== "v") return denoise;
+      // diffusers reads v against the noisier x with the σ it was predicted at, not with the raised one.
+      return async (x, level, call) => {
+        const predicted = await denoise(x, level, call);
+        return { ...predicted, read: (output, churned) => predicted.read(output, churned, level) };
+      };
+    },
     stochastic: request.churn !== undefined,
     run: (denoise, x, options) =>
       euler(denoise, x, steps, { ...options, churn: request.churn, churnSteps: grid.sigmas.length - 1 }),

@@ -1,0 +1,130 @@
+import { expect, test } from "vitest";
+import { UserError } from "../../core/errors.ts";
+import { float32 } from "../../core/host-tensor.ts";
+import { namedSampler, SAMPLERS } from "../named.ts";
+import { recordedNoise } from "../noise-source.ts";
+import { type ConfiguredSampler, defaultOptions, samplerFromConfig, schedulerConfig } from "./index.ts";
+import { isSchedulerClass, parseSchedulerConfig, SCHEDULER_OPTIONS, type SchedulerClass } from "./options.ts";
+
+const classes = Object.keys(SCHEDULER_OPTIONS) as SchedulerClass[];
+
+test.each(classes)("the configuration of %s, written and read again, plans the same run", (className) => {
+  const sampler = samplerFromConfig({ _class_name: className });
+  const again = samplerFromConfig(parseSchedulerConfig(JSON.stringify(schedulerConfig(sampler))));
+  expect(again.options).toEqual(sampler.options);
+  const plan = (of: ConfiguredSampler) => of.plan({ steps: 8 });
+  expect(plan(again).timesteps).toEqual(plan(sampler).timesteps);
+  expect(plan(again).sigmas).toEqual(plan(sampler).sigmas);
+  expect(Object.keys(defaultOptions(className)).every((name) => name in sampler.options)).toBe(true);
+});
+
+test("an unknown class, option, word or type is a user's mistake that names it", () => {
+  const mistakes: [Record<string, unknown>, RegExp][] = [
+    [{ _class_name: "VQDiffusionScheduler" }, /VQDiffusionScheduler/],
+    [{ _class_name: "DDIMScheduler", beta_shedule: "linear" }, /no option "beta_shedule"/],
+    [{ _class_name: "DDIMScheduler", beta_schedule: "cubic" }, /"beta_schedule" is "cubic"/],
+    [{ _class_name: "DDIMScheduler", clip_sample: "yes" }, /"clip_sample" is "yes"/],
+    [{ _class_name: "DDIMScheduler", beta_start: "small" }, /"beta_start" is "small"/],
+    [{ _class_name: "UniPCMultistepScheduler", solver_p: {} }, /"solver_p"/],
+  ];
+  for (const [config, message] of mistakes) {
+    expect(() => samplerFromConfig(config)).toThrow(UserError);
+    expect(() => samplerFromConfig(config)).toThrow(message);
+  }
+});
+
+test("options that exclude each other are named when the run is planned", () => {
+  const plan = (config: Record<string, unknown>, request = {}) =>
+    samplerFromConfig(config).plan({ steps: 5, ...request });
+  expect(() => plan({ _class_name: "EulerDiscreteScheduler", use_karras_sigmas: true, use_beta_sigmas: true })).toThrow(
+    /karras and beta/,
+  );
+  expect(() => plan({ _class_name: "DPMSolverMultistepScheduler", algorithm_type: "dpmsolver" })).toThrow(/sigma_min/);
+  expect(() =>
+    plan({ _class_name: "DDIMScheduler", rescale_betas_zero_snr: true, timestep_spacing: "trailing" }),
+  ).toThrow(/no signal/);
+  expect(() => plan({ _class_name: "EulerAncestralDiscreteScheduler", prediction_type: "sample" })).toThrow(
+    /prediction type "sample"/,
+  );
+  expect(() => plan({ _class_name: "DDIMScheduler" }, { mu: 1 })).toThrow(/takes no "mu"/);
+  expect(() => plan({ _class_name: "LCMScheduler" }, { steps: 60 })).toThrow(/distilled with 50/);
+  expect(() => plan({ _class_name: "FlowMatchEulerDiscreteScheduler", use_dynamic_shifting: true })).toThrow(
+    /needs mu/,
+  );
+});
+
+test("diffusers' own notes and options of other classes are kept apart, the latter named", () => {
+  // The scheduler_config.json of Stable Diffusion 1.5 as published.
+  const text = `{ "_class_name": "PNDMScheduler", "_diffusers_version": "0.6.0", "beta_end": 0.012,
+    "beta_schedule": "scaled_linear", "beta_start": 0.00085, "num_train_timesteps": 1000, "set_alpha_to_one": false,
+    "skip_prk_steps": true, "steps_offset": 1, "trained_betas": null, "clip_sample": false }`;
+  const sampler = samplerFromConfig(parseSchedulerConfig(text));
+  expect(sampler.ignored).toEqual(["clip_sample"]);
+  expect(sampler.plan({ steps: 5 }).timesteps).toEqual([801, 601, 601, 401, 201, 1]);
+});
+
+test("the bare infinities that Python writes are read, and strings are left alone", () => {
+  const config = parseSchedulerConfig(
+    '{"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": -Infinity, "_note": "NaN, -Infinity"}',
+  );
+  expect(samplerFromConfig(config).options.lambda_min_clipped).toBe(Number.NEGATIVE_INFINITY);
+  expect(config._note).toBe("NaN, -Infinity");
+});
+
+test("Euler with churn reads v with the σ it was predicted at", async () => {
+  const plan = samplerFromConfig({ _class_name: "EulerDiscreteScheduler", prediction_type: "v_prediction" }).plan({
+    steps: 4,
+    churn: { amount: 1, noise: 1.1 },
+  });
+  const [sigma, next] = plan.sigmas as unknown as [number, number];
+  const v = 0.3;
+  const drawn = 0.7;
+  const network = async () => float32([1, 1], [v]);
+  const { value: state } = await plan.sample(network, float32([1, 1], [2]), { noise: recordedNoise([[drawn]]) }).next();
+  const raised = sigma * 1.25;
+  const x = 2 + drawn * 1.1 * Math.sqrt(raised ** 2 - sigma ** 2);
+  const x0 = (-v * sigma) / Math.sqrt(sigma ** 2 + 1) + x / (sigma ** 2 + 1);
+  expect(state!.x.data[0]).toBeCloseTo(x + ((x - x0) / raised) * (next - raised), 4);
+});
+
+test("a sampler by name takes the network's schedule, prediction and clipping, and a grid of its own", () => {
+  const model = {
+    _class_name: "DDPMScheduler",
+    beta_schedule: "squaredcos_cap_v2",
+    prediction_type: "v_prediction",
+    clip_sample_range: 2,
+  };
+  expect(namedSampler("ddim", model).options).toMatchObject({
+    beta_schedule: "squaredcos_cap_v2",
+    prediction_type: "v_prediction",
+    clip_sample: true,
+    clip_sample_range: 2,
+  });
+  const karras = namedSampler("dpm++2m", model, { grid: "karras" });
+  expect(karras.options).toMatchObject({ use_karras_sigmas: true, beta_start: 1e-4 });
+  expect(namedSampler("euler", model, { grid: "sgm-uniform" }).plan({ steps: 4 }).timesteps).toEqual([
+    999, 749.25, 499.5, 249.75,
+  ]);
+  expect(namedSampler("dpm++2m", model, { grid: "align-your-steps" }).plan({ steps: 10 }).timesteps[1]).toBe(850);
+  expect(namedSampler("euler", model, { grid: "polyexponential" }).plan({ steps: 6 }).sigmas).toHaveLength(7);
+  const flow = { _class_name: "FlowMatchEulerDiscreteScheduler", shift: 3 };
+  expect(namedSampler("dpm++2m", flow).options).toMatchObject({
+    use_flow_sigmas: true,
+    flow_shift: 3,
+    prediction_type: "flow_prediction",
+  });
+  expect(namedSampler("heun", { _class_name: "EDMEulerScheduler", sigma_max: 40 }).options).toMatchObject({
+    sigma_max: 40,
+  });
+});
+
+test("names and grids that cannot be are named with what can", () => {
+  const model = { _class_name: "DDPMScheduler" };
+  expect(() => namedSampler("eular", model)).toThrow(/"eular" is not known/);
+  expect(() => namedSampler("euler", model, { grid: "cosine" })).toThrow(/grid "cosine" is not known/);
+  expect(() => namedSampler("ddim", model, { grid: "karras" })).toThrow(/DDIMScheduler has no grid "karras"/);
+  expect(() => namedSampler("ddim", { _class_name: "FlowMatchEulerDiscreteScheduler" })).toThrow(
+    /sampled with euler, heun/,
+  );
+  for (const { config } of Object.values(SAMPLERS)) expect(isSchedulerClass(config._class_name)).toBe(true);
+});
