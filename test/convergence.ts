@@ -68,7 +68,8 @@ export function exactEnd(x: number, from: Level, to: Level): number {
   return (low + high) / 2;
 }
 
-function below(x: number, { alpha, sigma }: Level): number {
+/** P(X ≤ x) of the noised mixture. */
+export function below(x: number, { alpha, sigma }: Level): number {
   return MIXTURE.reduce((sum, { weight, mean, std }) => {
     const deviation = Math.sqrt(alpha ** 2 * std ** 2 + sigma ** 2);
     return sum + weight * (1 - normalTail((x - alpha * mean) / deviation));

@@ -23,8 +23,8 @@ export interface Random {
   uniform(shape: Shape, options?: { readonly low?: number; readonly high?: number }): HostTensor<"float32">;
   /** Uniform float64 numbers in [0, 1), as `torch.rand(shape, dtype=torch.float64)`. */
   uniform64(shape: Shape): HostTensor<"float64">;
-  /** Whole numbers from `low` to `high - 1`, as `torch.randint(low, high, shape)`. */
-  integers(low: number, high: number, shape: Shape): HostTensor<"int64">;
+  /** Whole numbers from `low` to `high - 1`, as `torch.randint(low, high, shape)`; bigints beyond 2^53. */
+  integers(low: number | bigint, high: number | bigint, shape: Shape): HostTensor<"int64">;
   /** One whole number from `low` to `high - 1`: the element of `integers(low, high, [1])`. */
   integer(low: number, high: number): number;
   /** The numbers 0 to n - 1 in random order, as `torch.randperm(n)`. */
@@ -122,18 +122,17 @@ function randomFrom(twister: MersenneTwister, cached: number | null): Random {
     for (let i = 0; i < target.length; i++) target[i] = unit32() * width + from;
   };
 
+  /** torch draws 64 bits as soon as the remainder of 32 would be noticeably uneven. */
+  const below = (range: bigint): bigint => {
+    const first = BigInt(twister.next() >>> 0);
+    if (range < 1n << 28n) return first % range;
+    return ((first << 32n) | BigInt(twister.next() >>> 0)) % range;
+  };
+
   const integer: Random["integer"] = (low, high) => {
     const range = high - low;
-    if (!Number.isSafeInteger(low) || !Number.isSafeInteger(high) || !(range > 0)) {
-      throw new UserError(`There is no whole number from ${low} to below ${high}.`, {
-        hint: "Give two whole numbers, the second larger than the first.",
-      });
-    }
-    // torch draws 64 bits as soon as the remainder of 32 would be noticeably uneven.
-    if (range < 2 ** 28) return ((twister.next() >>> 0) % range) + low;
-    const first = BigInt(twister.next() >>> 0);
-    const wide = (first << 32n) | BigInt(twister.next() >>> 0);
-    return Number(wide % BigInt(range)) + low;
+    if (!Number.isSafeInteger(low) || !Number.isSafeInteger(high) || !(range > 0)) throw noInteger(low, high);
+    return range < 2 ** 28 ? ((twister.next() >>> 0) % range) + low : Number(below(BigInt(range))) + low;
   };
 
   return {
@@ -170,7 +169,14 @@ function randomFrom(twister: MersenneTwister, cached: number | null): Random {
     },
     integers(low, high, shape) {
       const data = new BigInt64Array(sizeOf(shape));
-      for (let i = 0; i < data.length; i++) data[i] = BigInt(integer(low, high));
+      if (typeof low === "number" && typeof high === "number") {
+        for (let i = 0; i < data.length; i++) data[i] = BigInt(integer(low, high));
+      } else {
+        const from = BigInt(low);
+        const range = BigInt(high) - from;
+        if (range <= 0n) throw noInteger(low, high);
+        for (let i = 0; i < data.length; i++) data[i] = below(range) + from;
+      }
       return hostTensor("int64", shape, data);
     },
     integer,
@@ -196,4 +202,10 @@ function randomFrom(twister: MersenneTwister, cached: number | null): Random {
     fillUniform,
     state: () => ({ ...twister.state(), cachedNormal }),
   };
+}
+
+function noInteger(low: number | bigint, high: number | bigint): UserError {
+  return new UserError(`There is no whole number from ${low} to below ${high}.`, {
+    hint: "Give two whole numbers, the second larger than the first; bigints beyond 2^53.",
+  });
 }

@@ -2,8 +2,11 @@ import { expect, test } from "vitest";
 import { float32 } from "../core/host-tensor.ts";
 import { seeded } from "../core/random.ts";
 import { samplerFromConfig } from "./config/index.ts";
+import type { Network } from "./denoiser.ts";
 import { firstStep, inpainted, noisedStart, slerp } from "./editing.ts";
+import { levelOfAlphaBar } from "./prediction.ts";
 import { finished } from "./samplers/sampler.ts";
+import { scaledLinearSchedule } from "./schedule.ts";
 
 const random = seeded(8);
 const shape = [2, 3, 4, 4];
@@ -73,4 +76,32 @@ test("slerp ends at its ends and keeps the length of noise in between", () => {
   const middle = slerp(a, b, 0.5).data;
   const length = (data: Float32Array) => Math.sqrt(data.reduce((sum, v) => sum + v * v, 0));
   expect(length(middle) / length(a.data)).toBeCloseTo(1, 1);
+});
+
+test("DDIM inversion encodes images of a known distribution to noise and back", async () => {
+  // Images of N(0, 0.5²) numbers: the best prediction of the noise is linear in x.
+  const variance = 0.25;
+  const config = { beta_start: 0.00085, beta_end: 0.012, beta_schedule: "scaled_linear", clip_sample: false };
+  const inverse = samplerFromConfig({ _class_name: "DDIMInverseScheduler", ...config }).plan({ steps: 200 });
+  const forward = samplerFromConfig({ _class_name: "DDIMScheduler", ...config }).plan({ steps: 200 });
+  const network: Network = async (x, t) => {
+    const { alpha, sigma } = levelOfAlphaBar(linear.alphasCumprod[t]!, t);
+    return float32(
+      x.shape,
+      x.data.map((value) => (sigma * value) / (alpha ** 2 * variance + sigma ** 2)),
+    );
+  };
+  const linear = scaledLinearSchedule();
+  const image = float32(
+    [1, 400],
+    random.normal([1, 400]).data.map((value) => 0.5 * value),
+  );
+  const noise = await finished(inverse.sample(network, image), image);
+  const spread = Math.sqrt(noise.data.reduce((sum, value) => sum + value * value, 0) / 400);
+  expect(spread).toBeGreaterThan(0.9);
+  expect(spread).toBeLessThan(1.1);
+  const back = await finished(forward.sample(network, noise), noise);
+  back.data.forEach((value, i) => {
+    expect(Math.abs(value - image.data[i]!)).toBeLessThan(0.05);
+  });
 });

@@ -72,7 +72,7 @@ export function planEdmDpm(config: ReadConfig, request: PlanRequest): PlanParts 
   const count = stepsOf(config, request);
   const grid =
     o.sigma_schedule === "karras"
-      ? karrasAt([...linspace32(0, 1, count)], ...endsOf(config), o.rho as number)
+      ? karras32(linspace32(0, 1, count), ...endsOf(config), o.rho as number)
       : exponential(config, count);
   const sigmas = withFinal(grid, o.final_sigmas_type === "zero" ? 0 : (o.sigma_min as number));
   const levels = edmLevels(sigmas);
@@ -159,6 +159,15 @@ function edmLevels(sigmas: Float32Array): Level[] {
     sigma,
     timestep: sigma === 0 ? 0 : Math.fround(0.25 * Math.fround(Math.log(sigma))),
   }));
+}
+
+/** `karrasAt` rounded to float32 after each operation, as this class computes it. */
+function karras32(ramp: Float32Array, minimum: number, maximum: number, rho: number): number[] {
+  const f = Math.fround;
+  const low = minimum ** (1 / rho);
+  const high = maximum ** (1 / rho);
+  const width = f(low - high);
+  return [...ramp].map((u) => f(f(f(high) + f(u * width)) ** rho));
 }
 
 function exponential(config: ReadConfig, count: number): number[] {

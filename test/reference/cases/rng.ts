@@ -8,8 +8,9 @@ interface Draw {
   readonly op: string;
   readonly shape: readonly number[];
   readonly n?: number;
-  readonly low?: number;
-  readonly high?: number;
+  /** A string where it does not fit into 53 bits. */
+  readonly low?: number | string;
+  readonly high?: number | string;
   readonly mean?: number;
   readonly std?: number;
   readonly p?: number;
@@ -52,18 +53,22 @@ function perform(random: Random, draw: Draw): ArrayLike<number> {
     case "rand64":
       return random.uniform64(draw.shape).data;
     case "randint":
-      return Float64Array.from(random.integers(draw.low!, draw.high!, draw.shape).data, Number);
+      return Float64Array.from(random.integers(whole(draw.low!), whole(draw.high!), draw.shape).data, Number);
     case "randperm":
       return random.permutation(draw.n!);
     case "normal_":
       return random.normal(draw.shape, { mean: draw.mean, std: draw.std }).data;
     case "uniform_":
-      return random.uniform(draw.shape, { low: draw.low, high: draw.high }).data;
+      return random.uniform(draw.shape, { low: Number(draw.low), high: Number(draw.high) }).data;
     case "bernoulli_":
       return random.bernoulli(draw.p!, draw.shape).data;
     default:
       throw new Error(`the draw "${draw.op}" is not known`);
   }
+}
+
+function whole(value: number | string): number | bigint {
+  return typeof value === "string" || !Number.isSafeInteger(value) ? BigInt(value) : value;
 }
 
 function judge(what: string, draw: Draw, drawn: ArrayLike<number>): Comparison[] {
