@@ -12,6 +12,7 @@ export * from "./named.ts";
 export * from "./noise-source.ts";
 export * from "./prediction.ts";
 export * from "./process.ts";
+export * from "./sampler-table.ts";
 export * from "./samplers/ddim.ts";
 export * from "./samplers/ddpm.ts";
 export * from "./samplers/deis.ts";

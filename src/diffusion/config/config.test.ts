@@ -1,8 +1,9 @@
 import { expect, test } from "vitest";
 import { UserError } from "../../core/errors.ts";
 import { float32 } from "../../core/host-tensor.ts";
-import { namedSampler, SAMPLERS } from "../named.ts";
+import { namedSampler } from "../named.ts";
 import { recordedNoise } from "../noise-source.ts";
+import { SAMPLERS } from "../sampler-table.ts";
 import { type ConfiguredSampler, defaultOptions, samplerFromConfig, schedulerConfig } from "./index.ts";
 import { isSchedulerClass, parseSchedulerConfig, SCHEDULER_OPTIONS, type SchedulerClass } from "./options.ts";
 
