@@ -16,7 +16,7 @@ import {
   values,
 } from "../graph/index.ts";
 import { activation } from "../nn/activation.ts";
-import { attendColumns, project, rowsFromColumns } from "../nn/attention.ts";
+import { attend, joinHeads, splitHeads } from "../nn/attention.ts";
 import { embedding, layerNorm, linear } from "../nn/layers.ts";
 import { group, module, namedParameters } from "../nn/module.ts";
 import { type Config, count, number, readConfig, savedTextConfig } from "./config.ts";
@@ -131,14 +131,11 @@ function layer(c: ClipTextConfig) {
     q_proj: linear(width, width, { initial: inward }),
     out_proj: linear(width, width, { initial: width ** -0.5 * factor }),
   };
-  const attend = module(attention, (x: Tensor, mask: Tensor) => {
-    const [n, tokens] = x.shape as [number, number];
-    const byHead = (each: ReturnType<typeof linear>) =>
-      reshape(project(each, { rows: x }), [n, heads, width / heads, tokens]);
+  const scale = 1 / Math.sqrt(width / heads);
+  const self = module(attention, (x: Tensor, mask: Tensor) => {
     const { q_proj, k_proj, v_proj, out_proj } = attention;
-    const scale = 1 / Math.sqrt(width / heads);
-    const attended = attendColumns(byHead(q_proj), byHead(k_proj), byHead(v_proj), { scale, mask });
-    return rowsFromColumns(out_proj, reshape(attended, [n, width, tokens]));
+    const [q, k, v] = [q_proj, k_proj, v_proj].map((layer) => splitHeads(layer(x), heads)) as [Tensor, Tensor, Tensor];
+    return out_proj(joinHeads(attend(q, k, v, { scale, mask })));
   });
   const feed = {
     fc1: linear(width, c.intermediate_size, { initial: (2 * width) ** -0.5 * factor }),
@@ -146,7 +143,7 @@ function layer(c: ClipTextConfig) {
   };
   const activate = activation(c.hidden_act);
   const parts = {
-    self_attn: attend,
+    self_attn: self,
     layer_norm1: layerNorm(width, { epsilon: c.layer_norm_eps }),
     mlp: module(feed, (x: Tensor) => feed.fc2(activate(feed.fc1(x)))),
     layer_norm2: layerNorm(width, { epsilon: c.layer_norm_eps }),

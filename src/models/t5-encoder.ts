@@ -1,7 +1,7 @@
 import type { z } from "zod";
 import { add, constant, gather, mul, reshape, type Tensor, transpose } from "../graph/index.ts";
 import { activation } from "../nn/activation.ts";
-import { attendColumns, project, rowsFromColumns } from "../nn/attention.ts";
+import { attend, joinHeads, splitHeads } from "../nn/attention.ts";
 import { embedding, linear, rmsNorm } from "../nn/layers.ts";
 import { group, module, namedParameters } from "../nn/module.ts";
 import { hiddenTokens, type TextStates } from "./clip-text.ts";
@@ -84,18 +84,19 @@ function block(c: T5EncoderConfig, first: boolean) {
       ? embedding(c.relative_attention_num_buckets, c.num_heads, { deviation: inward })
       : undefined,
   };
-  const attend = module(attention, (x: Tensor, bias: Tensor) => {
-    const [n, tokens] = x.shape as [number, number];
-    const byHead = (each: ReturnType<typeof linear>) =>
-      reshape(project(each, { rows: x }), [n, c.num_heads, c.d_kv, tokens]);
+  const self = module(attention, (x: Tensor, bias: Tensor) => {
     const { q, k, v, o } = attention;
-    const attended = attendColumns(byHead(q), byHead(k), byHead(v), { scale: 1, mask: bias });
-    return rowsFromColumns(o, reshape(attended, [n, inner, tokens]));
+    const [queries, keys, contents] = [q, k, v].map((layer) => splitHeads(layer(x), c.num_heads)) as [
+      Tensor,
+      Tensor,
+      Tensor,
+    ];
+    return o(joinHeads(attend(queries, keys, contents, { scale: 1, mask: bias })));
   });
   const norm = () => rmsNorm(c.d_model, { epsilon: c.layer_norm_epsilon });
   const parts = {
     layer: group({
-      0: group({ SelfAttention: attend, layer_norm: norm() }),
+      0: group({ SelfAttention: self, layer_norm: norm() }),
       1: group({ DenseReluDense: feedForward(c), layer_norm: norm() }),
     }),
   };

@@ -1,5 +1,5 @@
-import { concat, reshape, split, type Tensor, transpose } from "../graph/index.ts";
-import { attendRows, joinHeads, type QueryKeyNorm, queryKeyNorm } from "./attention.ts";
+import { concat, split, type Tensor } from "../graph/index.ts";
+import { attend, joinHeads, type QueryKeyNorm, queryKeyNorm, splitHeads } from "./attention.ts";
 import { linear } from "./layers.ts";
 import { module } from "./module.ts";
 import { type Rotation, rotate } from "./rotary.ts";
@@ -54,29 +54,22 @@ export function jointAttention(
   };
   type Layer = ReturnType<typeof linear>;
 
-  /** [n, tokens, width] → [n, heads, tokens, headWidth], normalized where asked for. */
-  const byHead = (x: Tensor, layer: Layer, normalize?: (x: Tensor) => Tensor) => {
-    const [n, tokens] = x.shape as [number, number];
-    const cut = reshape(layer(x), [n, tokens, heads, headWidth]);
-    return transpose(normalize ? normalize(cut) : cut, [0, 2, 1, 3]);
-  };
-
   return module(parts, (x: Tensor, { context, rotation }: { context?: Tensor; rotation?: Rotation } = {}) => {
     const together = (
       own: Layer,
       added: Layer | undefined,
       norms: readonly (((x: Tensor) => Tensor) | undefined)[],
     ) => {
-      const first = byHead(x, own, norms[0]);
+      const first = splitHeads(own(x), heads, norms[0]);
       if (!context || !added) return first;
-      const second = byHead(context, added, norms[1]);
+      const second = splitHeads(added(context), heads, norms[1]);
       return concat(contextFirst ? [second, first] : [first, second], 2);
     };
     const q = together(parts.to_q, parts.add_q_proj, [parts.norm_q, parts.norm_added_q]);
     const k = together(parts.to_k, parts.add_k_proj, [parts.norm_k, parts.norm_added_k]);
     const v = together(parts.to_v, parts.add_v_proj, []);
     const turn = (y: Tensor) => (rotation ? rotate(y, rotation) : y);
-    const attended = joinHeads(attendRows(turn(q), turn(k), v, { scale: 1 / Math.sqrt(headWidth) }));
+    const attended = joinHeads(attend(turn(q), turn(k), v, { scale: 1 / Math.sqrt(headWidth) }));
     const finish = (y: Tensor) => parts.to_out?.[0](y) ?? y;
     if (!context) return { x: finish(attended), context: undefined };
     const sizes = [x.shape[1]!, context.shape[1]!];

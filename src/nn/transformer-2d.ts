@@ -1,4 +1,5 @@
 import { add, reshape, type Tensor, transpose } from "../graph/index.ts";
+import { toTokens } from "./attention.ts";
 import { conv2d, groupNorm, linear } from "./layers.ts";
 import { module } from "./module.ts";
 import { type TransformerBlockOptions, type TransformerInputs, transformerBlock } from "./transformer-block.ts";
@@ -36,10 +37,4 @@ export function transformer2d(
     const image = (y: Tensor) => reshape(transpose(y, [0, 2, 1]), [n, y.shape[2]!, h, w]);
     return add(linearProjection ? image(proj_out(tokens)) : proj_out(image(tokens)), x);
   });
-}
-
-/** An image [n, c, h, w] as tokens [n, h·w, c]. */
-export function toTokens(x: Tensor): Tensor {
-  const [n, c, h, w] = x.shape as [number, number, number, number];
-  return transpose(reshape(x, [n, c, h * w]), [0, 2, 1]);
 }
