@@ -5,10 +5,12 @@ import { seeded } from "../src/core/random.ts";
 import {
   type Denoiser,
   finished,
+  linearSchedule,
   type Network,
   noiseFrom,
   noNoise,
   type PlanRequest,
+  posterior,
   type SchedulerConfig,
   samplerFromConfig,
 } from "../src/diffusion/index.ts";
@@ -108,3 +110,34 @@ test.each(cases.map((entry) => [`${entry.file.replace("tests/schedulers/", "")}:
     expect(Math.abs(sum / magnitudes.length - entry.mean)).toBeLessThan(entry.meanTolerance);
   },
 );
+
+test("the variances of test_scheduler_ddim.py and test_scheduler_ddpm.py are met", () => {
+  const schedule = linearSchedule();
+  const published: [t: number, previous: number, variance: number][] = [
+    [0, -1, 0],
+    [420, 400, 0.14771],
+    [980, 960, 0.3246],
+    [487, 486, 0.00979],
+    [999, 998, 0.02],
+  ];
+  for (const [t, previous, variance] of published) {
+    expect(Math.abs(posterior(schedule, t, previous).variance - variance)).toBeLessThan(1e-5);
+  }
+});
+
+test("UniPC's flow sigmas on Karras' grid are those of test_scheduler_unipc.py", () => {
+  const config = {
+    _class_name: "UniPCMultistepScheduler",
+    use_flow_sigmas: true,
+    use_karras_sigmas: true,
+    sigma_min: 0.01,
+    sigma_max: 200,
+  };
+  const { sigmas, timesteps } = samplerFromConfig(config).plan({ steps: 5 });
+  const published = [0.9950248599, 0.9787454605, 0.8774884343, 0.3604971766, 0.0099009862, 0];
+  published.forEach((sigma, i) => {
+    // The tolerance of torch.allclose, which the published test uses.
+    expect(Math.abs(sigmas![i]! - sigma)).toBeLessThanOrEqual(1e-8 + 1e-5 * sigma);
+  });
+  expect(timesteps).toEqual([995, 978, 877, 360, 9]);
+});

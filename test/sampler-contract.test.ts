@@ -134,6 +134,20 @@ describe.each(samplers)("the sampler %s", (name, sampler) => {
     expect(() => sampler.plan({ steps: 0 })).toThrow(UserError);
   });
 
+  test("goes on from x as a consumer left it", async () => {
+    const plan = sampler.plan(request);
+    const noise = noiseFrom(seededPerImage(7, 4));
+    let last = startOf(4, plan.initNoiseSigma);
+    for await (const state of plan.sample(network, last, { noise })) {
+      last = state.x;
+      // The first image is changed after an early step; the others must not notice.
+      if (state.step === 2) state.x.data.fill(3, 0, SIZE);
+    }
+    const untouched = await drawn(sampler, request, 4);
+    expect([...last.data.subarray(0, SIZE)]).not.toEqual([...untouched.subarray(0, SIZE)]);
+    expect([...last.data.subarray(SIZE)]).toEqual([...untouched.subarray(SIZE)]);
+  });
+
   test("reports NaN from the network with the step it came in", async () => {
     const plan = sampler.plan(request);
     const calls = plan.timesteps.length;

@@ -62,5 +62,5 @@ export interface SamplingPlan {
   sample(network: Network, x: Samples, options?: RunOptions): SamplerRun;
 }
 
-/** Nobody's `sample`: a plan without what every plan does alike. */
+/** What each class says about its runs; the rest of a plan is alike for all. */
 export type PlanParts = Omit<SamplingPlan, "sample" | "className" | "ignored">;
