@@ -11,18 +11,20 @@ import {
 
 /**
  * The sampler of a request: the one of the model's scheduler configuration, or a named one for the same training.
- * @throws UserError for a grid without a sampler, and for what the sampler cannot do
+ *
+ * @param spread how a named sampler's steps are spread: one of `GRIDS`
+ * @throws UserError for a spread of steps without a sampler, and for what the sampler cannot do
  */
 export function chooseSampler(
   config: SchedulerConfig,
   name: SamplerName | undefined,
-  grid: GridName | undefined,
+  spread: GridName | undefined,
 ): ConfiguredSampler {
-  if (name !== undefined) return namedSampler(name, withPortableBetas(config, name), { grid });
-  if (grid !== undefined) {
-    throw new UserError(`The grid "${grid}" was given without a sampler.`, {
+  if (name !== undefined) return namedSampler(name, withPortableBetas(config, name), { grid: spread });
+  if (spread !== undefined) {
+    throw new UserError(`The spread "${spread}" was given without a sampler.`, {
       hint: "Name the sampler it is for, for example euler.",
-      field: "grid",
+      field: "spread",
     });
   }
   return samplerFromConfig(config);

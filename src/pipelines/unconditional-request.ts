@@ -16,7 +16,7 @@ export const unconditionalRequest = z.strictObject({
   steps: whole(1).optional().describe("steps from noise to picture (default: 50)"),
   eta: z.number().min(0).max(1).optional().describe("share of fresh noise in a step of ddim; 0 is deterministic"),
   clippedNoise: z.boolean().optional().describe("let ddim use the noise that belongs to the clipped picture"),
-  grid: z.enum(GRIDS).optional().describe("how the steps of a named sampler are spread"),
+  spread: z.enum(GRIDS).optional().describe("how the steps of a named sampler are spread"),
   class: z
     .union([className(), z.array(className()).min(1)])
     .optional()

@@ -2,7 +2,7 @@ import { UserError } from "../core/errors.ts";
 import { float32, hostTensor, sizeOf } from "../core/host-tensor.ts";
 import { seeded } from "../core/random.ts";
 import { guide, guides, type Network, type NoiseSource, noiseFrom, type Samples } from "../diffusion/index.ts";
-import { type HostImage, imagesFromTensor } from "../io/index.ts";
+import { assemblePatches, type HostImage, imagesFromTensor } from "../io/index.ts";
 import { unet2d } from "../models/index.ts";
 import type { Device } from "../runtime/index.ts";
 import { chooseSampler } from "./choose-sampler.ts";
@@ -80,7 +80,8 @@ export async function unconditionalPipeline(
 ): Promise<UnconditionalPipeline> {
   const folder = await readUnconditionalFolder(path);
   const { config } = unet2d(folder.config);
-  const channels = config.in_channels / (folder.patch * folder.patch);
+  const { patch } = folder;
+  const channels = config.in_channels / (patch * patch);
   if (channels !== 1 && channels !== 3) {
     throw new UserError(`The network of ${path} works on ${channels} channels; pictures have 1 or 3.`, {
       hint: "It is probably part of a latent diffusion model.",
@@ -95,7 +96,7 @@ export async function unconditionalPipeline(
     const request = readRequest(unconditionalRequest, input);
     const seeds = request.seeds ?? Array.from({ length: request.count }, (_, i) => request.seed + i);
     const labels = labelsFor(request, folder.classes, seeds.length);
-    const sampler = chooseSampler(folder.scheduler, request.sampler, request.grid);
+    const sampler = chooseSampler(folder.scheduler, request.sampler, request.spread);
     const trained = sampler.options.num_train_timesteps as number;
     const { eta, clippedNoise } = request;
     const plan = sampler.plan({ steps: request.steps ?? Math.min(DEFAULT_STEPS, trained), eta, clippedNoise });
@@ -117,14 +118,14 @@ export async function unconditionalPipeline(
       const batchLabels = labels && inBatch.map((i) => labels[i]!);
       const network = guidedNetwork(batchLabels, request.guidance);
       const draw = noise ?? noiseFrom(inBatch.map((i) => seeded(seeds[i]!)));
-      const start = scaled(draw([batch, channels, height, width]), plan.initNoiseSigma);
+      const start = scaled(draw([batch, config.in_channels, height, width]), plan.initNoiseSigma);
       const wanted = Math.min(batch, seeds.length - first);
       const ofBatch = seeds.slice(first, first + wanted);
       signal?.throwIfAborted();
       for await (const state of plan.sample(network, start, { noise: draw })) {
         signal?.throwIfAborted();
-        const x = firstImages(state.x, wanted);
-        const x0 = firstImages(state.x0, wanted);
+        const x = assemblePatches(firstImages(state.x, wanted), patch);
+        const x0 = assemblePatches(firstImages(state.x0, wanted), patch);
         const { alpha, sigma } = state.level;
         const last = state.step === plan.steps;
         yield {
@@ -179,21 +180,27 @@ export async function unconditionalPipeline(
   };
 }
 
-/** [height, width] in pixels of images. */
+/** [height, width] in the network's pixels. */
 function sizeFor(
   asked: number | readonly [number, number] | undefined,
   trained: number | readonly number[] | null,
   { path, patch }: UnconditionalFolder,
 ): [number, number] {
-  if (asked !== undefined) return typeof asked === "number" ? [asked, asked] : [asked[0], asked[1]];
-  if (trained === null) {
-    throw new UserError(`${path} does not say which size of images it was trained with.`, {
-      hint: "Give `size`.",
-      field: "size",
-    });
+  if (asked === undefined) {
+    if (trained === null) {
+      throw new UserError(`${path} does not say which size of images it was trained with.`, {
+        hint: "Give `size`.",
+        field: "size",
+      });
+    }
+    return typeof trained === "number" ? [trained, trained] : (trained as [number, number]);
   }
-  const [height, width] = typeof trained === "number" ? [trained, trained] : (trained as [number, number]);
-  return [height * patch, width * patch];
+  const [height, width] = typeof asked === "number" ? [asked, asked] : asked;
+  if (height % patch === 0 && width % patch === 0) return [height / patch, width / patch];
+  throw new UserError(`The network of ${path} sees ${patch}×${patch} patches; given was ${height}×${width}.`, {
+    hint: `Give a height and width that are multiples of ${patch}.`,
+    field: "size",
+  });
 }
 
 function scaled(x: Samples, factor: number): Samples {

@@ -3,7 +3,6 @@ import { basename, dirname } from "node:path";
 import { float32, type HostTensor, hostTensor } from "../core/host-tensor.ts";
 import { input, portableTarget, type Target, toOnnx } from "../graph/index.ts";
 import { bindWeights, type StoredWeight, unet2d, type WeightSource } from "../models/index.ts";
-import { patched } from "../models/patched.ts";
 import { type Device, type DeviceName, openSession, type Session } from "../runtime/index.ts";
 import type { UnconditionalFolder } from "./unconditional-folder.ts";
 
@@ -13,7 +12,7 @@ const KEPT = 2;
 /** ONNX Runtime's CPU provider blocks the weights of convolutions by itself where they are constant. */
 const cpuTarget: Target = { contrib: true, blockedChannels: 0 };
 
-/** A batch for the network: [n, c, h, w], one timestep for all, a label for each where it has classes. */
+/** A batch in the network's own pixels, [n, c, h, w]: one timestep for all, a label for each where it has classes. */
 export interface NetworkBatch {
   readonly x: HostTensor<"float32">;
   readonly timestep: number;
@@ -47,7 +46,7 @@ export function unetSessions(
   const load = async (x: HostTensor, hasLabels: boolean): Promise<Session> => {
     const network = unet2d(folder.config);
     const n = x.shape[0]!;
-    const output = patched(network, folder.patch)(
+    const output = network(
       input("x", x.shape),
       input("timestep", [n]),
       ...(hasLabels ? [input("labels", [n], "int64")] : []),
