@@ -108,6 +108,9 @@ test("sizes that patches do not divide, or that have no positions, are refused",
 test("the registry finds a network by diffusers' and by transformers' way of naming it", () => {
   expect(networkName({ _class_name: "VQModel" })).toBe("VQModel");
   expect(networkName({ architectures: ["CLIPTextModel"] })).toBe("CLIPTextModel");
+  const former = { _class_name: "Transformer2DModel", norm_type: "ada_norm_zero", num_vector_embeds: null };
+  expect(networkName(former)).toBe("DiTTransformer2DModel");
+  expect(dit({ ...former, num_layers: 1 }).config._class_name).toBe("DiTTransformer2DModel");
   expect(() => networkName({ _class_name: "Kandinsky3UNet" })).toThrow(UserError);
   expect(() => networkName({})).toThrow(/names no class/);
   expect(networks.VQModel).toBeTypeOf("function");

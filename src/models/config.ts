@@ -14,14 +14,17 @@ const isMetadata = (name: string) => name.startsWith("_");
  * @param className the network's class, for messages
  * @param fields what is accepted for each field, with its default
  * @param given the parsed `config.json`
+ * @param options.formerly another class that such networks were saved as
  * @throws UserError that lists everything that is wrong
  */
 export function readConfig<Fields extends z.ZodRawShape>(
   className: string,
   fields: Fields,
   given: Config,
+  { formerly }: { formerly?: string } = {},
 ): z.output<z.ZodObject<Fields>> {
-  if (given._class_name !== undefined && given._class_name !== className) {
+  const name = given._class_name;
+  if (name !== undefined && name !== className && name !== formerly) {
     throw new UserError(`This is the configuration of a ${String(given._class_name)}, not of a ${className}.`, {
       field: "_class_name",
     });
@@ -95,6 +98,11 @@ export function only<const Values extends readonly unknown[]>(values: Values, st
       `only ${accepted} is supported; other values need parts of the network that are not built`,
     )
     .default(standard as never);
+}
+
+/** The same for a field of older files: without a default, and not written where it was not given. */
+export function formerField<const Values extends readonly unknown[]>(values: Values) {
+  return only(values).unwrap().optional();
 }
 
 /** A field that changes nothing in what is computed here: precision hints, ids for a tokenizer and the like. */

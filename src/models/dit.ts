@@ -8,7 +8,7 @@ import { modulate, perToken, plainNorm } from "../nn/modulation.ts";
 import { group, module, namedParameters } from "../nn/module.ts";
 import { patchEmbedding, unpatchify } from "../nn/patch-embedding.ts";
 import { sinusoids, timestepEmbedding } from "../nn/timestep-embedding.ts";
-import { type Config, count, flag, noEffect, number, only, readConfig, savedConfig } from "./config.ts";
+import { type Config, count, flag, formerField, noEffect, number, only, readConfig, savedConfig } from "./config.ts";
 
 const className = "DiTTransformer2DModel";
 
@@ -30,6 +30,14 @@ const fields = {
   norm_type: only(["ada_norm_zero"]),
   norm_elementwise_affine: flag(false),
   norm_eps: number().default(1e-5),
+  // Of the time when these networks were saved as Transformer2DModel.
+  double_self_attention: formerField([false]),
+  num_vector_embeds: formerField([null]),
+  only_cross_attention: formerField([false]),
+  use_linear_projection: formerField([false, true]),
+  cross_attention_dim: formerField([null]),
+  attention_type: formerField(["default"]),
+  caption_channels: formerField([null]),
 };
 
 /** Every field of a `DiTTransformer2DModel`'s configuration. */
@@ -45,7 +53,7 @@ export type DiT = ReturnType<typeof dit>;
  * label for no class); gives [n, out_channels, h, w].
  */
 export function dit(config: Config = {}) {
-  const c = readConfig(className, fields, config);
+  const c = readConfig(className, fields, config, { formerly: "Transformer2DModel" });
   const width = c.num_attention_heads * c.attention_head_dim;
   const outputs = c.out_channels ?? c.in_channels;
   const parts = {
@@ -69,7 +77,11 @@ export function dit(config: Config = {}) {
     return unpatchify(out, outputs, c.patch_size, height, columns);
   });
   namedParameters(network);
-  return Object.assign(network, { config: savedConfig(className, c) as Config & DiTConfig });
+  return Object.assign(network, {
+    config: savedConfig(className, c) as Config & DiTConfig,
+    /** Older files hold the table of positions, which is computed here. */
+    storedName: (name: string) => (name === "pos_embed.pos_embed" ? null : undefined),
+  });
 }
 
 function ditBlock(c: DiTConfig, width: number) {

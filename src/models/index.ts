@@ -79,6 +79,11 @@ export type NetworkName = keyof typeof networks;
  */
 export function networkName(config: Readonly<Record<string, unknown>>): NetworkName {
   const architectures = config.architectures;
+  // DiT and PixArt were once saved under one name, told apart by their normalization.
+  if (config._class_name === "Transformer2DModel") {
+    if (config.norm_type === "ada_norm_zero") return "DiTTransformer2DModel";
+    if (config.norm_type === "ada_norm_single") return "PixArtTransformer2DModel";
+  }
   const name = config._class_name ?? (Array.isArray(architectures) ? architectures[0] : undefined);
   if (typeof name === "string" && Object.hasOwn(networks, name)) return name as NetworkName;
   const known = Object.keys(networks).join(", ");

@@ -8,7 +8,7 @@ import { modulate, plainNorm } from "../nn/modulation.ts";
 import { group, module, namedParameters, parameter } from "../nn/module.ts";
 import { patchEmbedding, unpatchify } from "../nn/patch-embedding.ts";
 import { sinusoids, timestepEmbedding } from "../nn/timestep-embedding.ts";
-import { type Config, count, flag, noEffect, number, only, readConfig, savedConfig } from "./config.ts";
+import { type Config, count, flag, formerField, noEffect, number, only, readConfig, savedConfig } from "./config.ts";
 import { maskBias } from "./unet-2d-encoder.ts";
 
 const className = "PixArtTransformer2DModel";
@@ -36,6 +36,11 @@ const fields = {
   use_additional_conditions: z.boolean().nullable().default(null),
   caption_channels: count().nullable().default(null),
   attention_type: only(["default"]),
+  // Of the time when these networks were saved as Transformer2DModel.
+  double_self_attention: formerField([false]),
+  num_vector_embeds: formerField([null]),
+  only_cross_attention: formerField([false]),
+  use_linear_projection: formerField([false, true]),
 };
 
 /** Every field of a `PixArtTransformer2DModel`'s configuration. */
@@ -61,7 +66,7 @@ export interface PixArtInputs {
  * [n, out_channels, h, w].
  */
 export function pixart(config: Config = {}) {
-  const c = readConfig(className, fields, config);
+  const c = readConfig(className, fields, config, { formerly: "Transformer2DModel" });
   const width = c.num_attention_heads * c.attention_head_dim;
   const outputs = c.out_channels ?? c.in_channels;
   const sized = c.use_additional_conditions ?? c.sample_size === 128;
@@ -96,7 +101,11 @@ export function pixart(config: Config = {}) {
     return unpatchify(out, outputs, c.patch_size, height, columns);
   });
   namedParameters(network);
-  return Object.assign(network, { config: savedConfig(className, c) as Config & PixArtConfig });
+  return Object.assign(network, {
+    config: savedConfig(className, c) as Config & PixArtConfig,
+    /** Older files hold the table of positions, which is computed here. */
+    storedName: (name: string) => (name === "pos_embed.pos_embed" ? null : undefined),
+  });
 }
 
 /** One block: its shifts, scales and gates are the network's, [n, 6, width], plus a table of its own. */
