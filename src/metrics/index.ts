@@ -10,5 +10,6 @@ export {
 } from "./digit-classifier.ts";
 export type { Features } from "./features.ts";
 export { frechetDistance } from "./frechet-distance.ts";
+export { type DigitJudgement, type JudgeOptions, judgeDigits, likeliest } from "./judge-digits.ts";
 export { kernelDistance } from "./kernel-distance.ts";
 export { type PrecisionRecall, precisionRecall } from "./precision-recall.ts";
