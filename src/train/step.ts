@@ -37,6 +37,8 @@ export interface TrainingStep {
   readonly model: OnnxModel;
   /** How the trainable parameters lie in each of the state's vectors. */
   readonly layout: FlatLayout;
+  /** The same results as tensors, for what reads the graph instead of running it. */
+  readonly outputs: Readonly<Record<string, Tensor>>;
   /** Names of the state's vectors and, for the session, which output is the next value of which. */
   readonly resident: Readonly<Record<string, string>>;
 }
@@ -121,6 +123,7 @@ export function trainingStep(
   return {
     model: toOnnx(outputs, { bind: (leaf) => bindings.get(leaf), target }),
     layout,
+    outputs,
     resident: Object.fromEntries(resident.map((name) => [name.replace("next.", "state."), name])),
   };
 }
