@@ -1,5 +1,5 @@
 import { invariant } from "../core/errors.ts";
-import { add, concat, matmul, mul, reshape, softmax, type Tensor, transpose } from "../graph/index.ts";
+import { add, concat, matmul, mul, reshape, slice, softmax, type Tensor, transpose } from "../graph/index.ts";
 import { groupNorm, layerNorm, linear, rmsNorm } from "./layers.ts";
 import { module } from "./module.ts";
 
@@ -13,6 +13,22 @@ export interface AttendOptions {
   readonly mask?: Tensor;
 }
 
+let scoreLimit = Number.POSITIVE_INFINITY;
+
+/**
+ * Runs `build` so that no attention in the graph it builds holds more than `bytes` of scores at once: queries are taken in
+ * as many pieces as that needs. The result is the same; large images need far less memory.
+ */
+export function withScoreLimit<T>(bytes: number, build: () => T): T {
+  const outer = scoreLimit;
+  scoreLimit = bytes;
+  try {
+    return build();
+  } finally {
+    scoreLimit = outer;
+  }
+}
+
 /**
  * softmax(scale·QKᵀ + mask)·V (Vaswani et al. 2017, eq. 1) for each head: q [n, heads, queries, d], k and v
  * [n, heads, keys, d] → [n, heads, queries, d].
@@ -21,8 +37,21 @@ export interface AttendOptions {
  * but the products take up to 1.7 times as long.
  */
 export function attend(q: Tensor, k: Tensor, v: Tensor, { scale, mask }: AttendOptions): Tensor {
-  const scores = matmul(q, k, { transB: true, alpha: scale });
-  return matmul(softmax(mask ? add(scores, mask) : scores), v);
+  const [n, heads, queries] = q.shape as [number, number, number];
+  const bytes = n * heads * queries * k.shape[2]! * 4;
+  const pieces = Math.min(queries, Math.ceil(bytes / scoreLimit));
+  const some = (rows: Tensor, bias?: Tensor) => {
+    const scores = matmul(rows, k, { transB: true, alpha: scale });
+    return matmul(softmax(bias ? add(scores, bias) : scores), v);
+  };
+  if (pieces <= 1) return some(q, mask);
+  const size = Math.ceil(queries / pieces);
+  const starts = Array.from({ length: Math.ceil(queries / size) }, (_, i) => i * size);
+  const cut = (x: Tensor, start: number) => slice(x, 2, start, Math.min(start + size, queries));
+  return concat(
+    starts.map((start) => some(cut(q, start), mask && mask.shape.at(-2) === queries ? cut(mask, start) : mask)),
+    2,
+  );
 }
 
 /** [n, tokens, heads·d] → [n, heads, tokens, d]; `normalize` sees [n, tokens, heads, d]. */

@@ -2,10 +2,10 @@ import { expect, test } from "vitest";
 import { UserError } from "../core/errors.ts";
 import { type HostTensor, sizeOf } from "../core/host-tensor.ts";
 import { seeded } from "../core/random.ts";
-import { input, type Tensor, toOnnx, values } from "../graph/index.ts";
+import { input, type Tensor, toOnnx, topological, values } from "../graph/index.ts";
 import { openSession } from "../runtime/index.ts";
 import { activation } from "./activation.ts";
-import { attention } from "./attention.ts";
+import { attend, attention, withScoreLimit } from "./attention.ts";
 import { feedForward } from "./feed-forward.ts";
 import { namedParameters, type PartGroup } from "./module.ts";
 import { unpatchify } from "./patch-embedding.ts";
@@ -81,6 +81,23 @@ test("added keys and values stand beside the layer's own, or alone", async () =>
   const both = await run({ x: beside(x, { context }), y: beside(y, { context }), without: beside(x) }, beside);
   expect(difference(both.x, both.y)).toBeGreaterThan(1e-3);
   expect(difference(both.x, both.without)).toBeGreaterThan(1e-3);
+});
+
+test("with a limit on its scores attention takes its queries in pieces, with the same result", async () => {
+  const [q, k, v] = [draw([2, 3, 7, 4], 1), draw([2, 3, 5, 4], 2), draw([2, 3, 5, 4], 3)] as const;
+  const masks = { none: undefined, forAll: draw([2, 1, 1, 5], 4), each: draw([1, 1, 7, 5], 5) };
+  for (const mask of Object.values(masks)) {
+    const options = { scale: 0.5, mask };
+    const whole = attend(q, k, v, options);
+    // Room for the scores of 2 of 7 queries.
+    const pieces = withScoreLimit(2 * 3 * 2 * 5 * 4, () => attend(q, k, v, options));
+    expect(topological([pieces]).filter(({ operator }) => operator.name === "softmax")).toHaveLength(4);
+    const result = await run({ whole, pieces });
+    expect(difference(result.whole, result.pieces)).toBeLessThan(1e-6);
+  }
+  expect(topological([attend(q, k, v, { scale: 1 })]).filter((node) => node.operator.name === "softmax")).toHaveLength(
+    1,
+  );
 });
 
 test("scores of rotated queries and keys depend on the distance of their positions only", async () => {
