@@ -1,5 +1,6 @@
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { UserError } from "../core/errors.ts";
+import { nearest } from "../core/nearest.ts";
 import { seeded } from "../core/random.ts";
 import { addNoise, BETA_SCHEDULES, type BetaSchedule, namedSchedule, signalToNoise } from "../diffusion/index.ts";
 import {
@@ -13,7 +14,6 @@ import {
 } from "../io/index.ts";
 import type { Console } from "./console.ts";
 import { share, short, table } from "./format.ts";
-import { nearest } from "./nearest.ts";
 import { checkAnimationFile, checkNoFolder, pictureFormat } from "./picture-files.ts";
 
 interface NoiseFlags {

@@ -1,9 +1,9 @@
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { UserError } from "../core/errors.ts";
+import { nearest } from "../core/nearest.ts";
 import { readJsonObject } from "../io/index.ts";
 import { recipeSchema } from "../train/recipe.ts";
-import { nearest } from "./nearest.ts";
 
 /**
  * The fields of a recipe file, not checked beyond their names; of a run folder, those that it was started with, so that

@@ -2,6 +2,7 @@ import { stat } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import type { Command } from "commander";
 import { UserError } from "../core/errors.ts";
+import { validated } from "../core/validated.ts";
 import {
   encodeImage,
   type HostImage,
@@ -12,7 +13,6 @@ import {
 } from "../io/index.ts";
 import {
   type GeneratedImage,
-  readRequest,
   type UnconditionalPipeline,
   unconditionalPipeline,
   unconditionalRequest,
@@ -67,7 +67,7 @@ async function sample(
   flags: SampleFlags,
   { io, signal }: { readonly io: Console; readonly signal: AbortSignal },
 ): Promise<void> {
-  const request = readRequest(unconditionalRequest, given);
+  const request = validated(unconditionalRequest, given);
   await checkOutputs(flags);
   const pipe = await unconditionalPipeline(model, computeOptions(flags));
   for (const warning of pipe.folder.warnings) io.remark(`note: ${warning}`);

@@ -34,14 +34,15 @@ export function trainCommand(program: Command, io: Console): void {
     };
     if (flags.dryRun) return dryRun(recipe, flags, io);
     const announce = () => io.remark("Stopping after this step. Ctrl-C again ends at once, without a checkpoint.");
-    const { result, run } = await interruptible(announce, (signal) => trained(recipe, flags, io, signal));
+    const { result, run } = await interruptible(announce, (signal) => trainWithProgress(recipe, flags, io, signal));
     if (flags.json) io.json({ event: "ended", ...summary(result) });
     else for (const line of closing(result, run)) io.print(line);
     if (result.ended === "stopped") throw new Interrupted("stopped");
   });
 }
 
-async function trained(
+/** Trains and shows how far it is: one line in a terminal, a line now and then in a file, or events as JSON. */
+export async function trainWithProgress(
   input: Record<string, unknown>,
   { json }: TrainFlags,
   io: Console,
@@ -107,6 +108,7 @@ function summary({ step, ended, seconds, model }: TrainingResult): Record<string
 
 function closing({ step, ended, seconds, model }: TrainingResult, run: string): string[] {
   const quoted = /^[\w./-]+$/.test(run) ? run : JSON.stringify(run);
+  if (ended === "stopped" && step === 0) return ["Stopped before the first step."];
   if (ended === "stopped") {
     return [`Stopped after step ${step}, with a checkpoint. Continue with: allegory train ${quoted}`];
   }

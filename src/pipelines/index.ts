@@ -3,7 +3,6 @@ import { type UnconditionalPipeline, unconditionalPipeline } from "./uncondition
 import type { ComputeOptions } from "./unet-sessions.ts";
 
 export { chooseSampler } from "./choose-sampler.ts";
-export { readRequest } from "./request.ts";
 export {
   type GeneratedImage,
   type GenerateOptions,

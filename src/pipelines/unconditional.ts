@@ -1,12 +1,12 @@
 import { UserError } from "../core/errors.ts";
 import { float32, hostTensor, sizeOf } from "../core/host-tensor.ts";
 import { seeded } from "../core/random.ts";
+import { validated } from "../core/validated.ts";
 import { guide, guides, type Network, type NoiseSource, noiseFrom, type Samples } from "../diffusion/index.ts";
 import { assemblePatches, type HostImage, imagesFromTensor } from "../io/index.ts";
 import { unet2d } from "../models/index.ts";
 import type { Device } from "../runtime/index.ts";
 import { chooseSampler } from "./choose-sampler.ts";
-import { readRequest } from "./request.ts";
 import { readUnconditionalFolder, type UnconditionalFolder } from "./unconditional-folder.ts";
 import { labelsFor, type UnconditionalRequestInput, unconditionalRequest } from "./unconditional-request.ts";
 import { type ComputeOptions, unetSessions } from "./unet-sessions.ts";
@@ -93,7 +93,7 @@ export async function unconditionalPipeline(
     input: UnconditionalRequestInput = {},
     { signal, noise }: GenerateOptions = {},
   ): AsyncGenerator<GenerationState, void, void> {
-    const request = readRequest(unconditionalRequest, input);
+    const request = validated(unconditionalRequest, input);
     const seeds = request.seeds ?? Array.from({ length: request.count }, (_, i) => request.seed + i);
     const labels = labelsFor(request, folder.classes, seeds.length);
     const sampler = chooseSampler(folder.scheduler, request.sampler, request.spread);

@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { UserError } from "../core/errors.ts";
+import { validated } from "../core/validated.ts";
 import { BETA_SCHEDULES } from "../diffusion/index.ts";
 
 const whole = (minimum: number) => z.number().int().min(minimum);
@@ -114,13 +115,8 @@ export type RecipeInput = z.input<typeof recipeSchema>;
  * @throws UserError that names each wrong field, what was given and what is accepted
  */
 export function readRecipe(input: unknown): Recipe {
-  const result = recipeSchema.safeParse(input);
-  if (result.success) return checkedTogether(result.data);
-  const lines = result.error.issues.map((issue) => `  ${issue.path.join(".") || "recipe"}: ${issue.message}`);
-  throw new UserError(`The recipe cannot be used.\n${lines.join("\n")}`, {
-    hint: "`allegory train --help` lists every option with what it takes.",
-    field: String(result.error.issues[0]?.path[0] ?? "recipe"),
-  });
+  const hint = "`allegory train --help` lists every option with what it takes.";
+  return checkedTogether(validated(recipeSchema, input, { what: "The recipe", hint }));
 }
 
 /** What no field can say alone. */
