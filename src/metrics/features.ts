@@ -4,11 +4,11 @@ import { describeShape, type HostTensor } from "../core/host-tensor.ts";
 /** Feature vectors, one a row: [samples, features]. All arithmetic on them is in float64. */
 export type Features = HostTensor<"float32"> | HostTensor<"float64">;
 
-/** A checked feature matrix. */
+/** A checked feature matrix, in float64. */
 export interface FeatureRows {
   readonly count: number;
   readonly width: number;
-  readonly data: Float32Array | Float64Array;
+  readonly data: Float64Array;
 }
 
 /**
@@ -31,7 +31,7 @@ export function comparableRows<const F extends readonly Features[]>(
     }
     const bad = data.findIndex((value) => !Number.isFinite(value));
     if (bad >= 0) throw new UserError(`Feature ${bad % width} of sample ${Math.floor(bad / width)} is ${data[bad]}.`);
-    return { count, width, data };
+    return { count, width, data: data instanceof Float64Array ? data : Float64Array.from(data) };
   });
   const widths = new Set(rows.map(({ width }) => width));
   if (widths.size > 1) {
