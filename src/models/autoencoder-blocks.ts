@@ -5,7 +5,7 @@ import { conv2d, groupNorm } from "../nn/layers.ts";
 import { module } from "../nn/module.ts";
 import { upsample } from "../nn/resampling.ts";
 import { resnetBlock } from "../nn/resnet-block.ts";
-import { count, counts, flag, noEffect, number, oneOf } from "./config.ts";
+import { count, counts, flag, layerCount, listOf, noEffect, number, oneOf } from "./config.ts";
 import { downBlock, midBlock, pixelAttention } from "./unet-2d-blocks.ts";
 
 const DOWN = ["DownEncoderBlock2D", "AttnDownEncoderBlock2D"] as const;
@@ -16,10 +16,10 @@ const EPSILON = 1e-6;
 export const autoencoderFields = {
   in_channels: count().default(3),
   out_channels: count().default(3),
-  down_block_types: z.array(oneOf(DOWN)).min(1).default(["DownEncoderBlock2D"]),
-  up_block_types: z.array(oneOf(UP)).min(1).default(["UpDecoderBlock2D"]),
+  down_block_types: listOf(oneOf(DOWN)).default(["DownEncoderBlock2D"]),
+  up_block_types: listOf(oneOf(UP)).default(["UpDecoderBlock2D"]),
   block_out_channels: counts().default([64]),
-  layers_per_block: count().default(1),
+  layers_per_block: layerCount().default(1),
   act_fn: z.string().default("silu"),
   norm_num_groups: count().default(32),
   sample_size: z.union([count(), z.array(count()).length(2)], "a size or [height, width]").default(32),

@@ -4,7 +4,18 @@ import { add, clip, mul, relu, sub, type Tensor, tanh, upsampleNearest } from ".
 import { activation } from "../nn/activation.ts";
 import { conv2d } from "../nn/layers.ts";
 import { group, type Module, module, namedParameters } from "../nn/module.ts";
-import { type Config, count, counts, noEffect, number, only, readConfig, savedConfig } from "./config.ts";
+import {
+  type Config,
+  count,
+  counts,
+  layerCount,
+  listOf,
+  noEffect,
+  number,
+  only,
+  readConfig,
+  savedConfig,
+} from "./config.ts";
 
 const className = "AutoencoderTiny";
 
@@ -17,8 +28,8 @@ const fields = {
   upsample_fn: only(["nearest"]),
   latent_channels: count().default(4),
   upsampling_scaling_factor: count().default(2),
-  num_encoder_blocks: z.array(z.int().min(0)).default([1, 3, 3, 3]),
-  num_decoder_blocks: z.array(z.int().min(0)).default([3, 3, 3, 1]),
+  num_encoder_blocks: listOf(layerCount({ from: 0 })).default([1, 3, 3, 3]),
+  num_decoder_blocks: listOf(layerCount({ from: 0 })).default([3, 3, 3, 1]),
   latent_magnitude: number().default(3),
   latent_shift: number().default(0.5),
   // Used by pipelines.

@@ -19,7 +19,7 @@ import { activation } from "../nn/activation.ts";
 import { attend, joinHeads, splitHeads } from "../nn/attention.ts";
 import { embedding, layerNorm, linear } from "../nn/layers.ts";
 import { group, module, namedParameters } from "../nn/module.ts";
-import { type Config, count, number, readConfig, savedTextConfig } from "./config.ts";
+import { type Config, count, layerCount, number, readConfig, savedTextConfig } from "./config.ts";
 import { bookkeeping } from "./text-encoder-config.ts";
 
 const fields = {
@@ -28,7 +28,7 @@ const fields = {
   hidden_size: count().default(512),
   intermediate_size: count().default(2048),
   projection_dim: count().default(512),
-  num_hidden_layers: count().default(12),
+  num_hidden_layers: layerCount().default(12),
   num_attention_heads: count().default(8),
   max_position_embeddings: count().default(77),
   hidden_act: z.string().default("quick_gelu"),

@@ -63,10 +63,21 @@ export function savedTextConfig(className: string, config: object): Config {
 
 // ---- kinds of fields ---------------------------------------------------------------------------------------------------
 
-const positive = "a whole number from 1 is needed";
+// Limits keep damaged files from asking for networks that fill the memory before any weight is looked at.
+const LARGEST = 2 ** 24;
+const MOST_LAYERS = 512;
+const LONGEST_LIST = 64;
 
-/** A whole number from 1. */
-export const count = () => z.number(positive).int(positive).min(1, positive);
+const positive = `a whole number from 1 to ${LARGEST} is needed`;
+
+/** A width, a size, a number of channels or of heads: a whole number from 1. */
+export const count = () => z.number(positive).int(positive).min(1, positive).max(LARGEST, positive);
+
+/** How many layers there are of a kind. */
+export function layerCount({ from = 1 }: { from?: 0 | 1 } = {}) {
+  const wanted = `a whole number from ${from} to ${MOST_LAYERS} is needed`;
+  return z.number(wanted).int(wanted).min(from, wanted).max(MOST_LAYERS, wanted);
+}
 
 /** Any number. */
 export const number = () => z.number("a number is needed");
@@ -79,11 +90,20 @@ export function oneOf<const Names extends readonly [string, ...string[]]>(names:
   return z.enum(names, `accepted: ${names.map((name) => `"${name}"`).join(", ")}`);
 }
 
-/** A list of whole numbers from 1. */
-export const counts = () => z.array(count(), "a list of whole numbers is needed").min(1, "at least one is needed");
+/** A list that is not empty. */
+export function listOf<Item extends z.ZodType>(item: Item) {
+  return z.array(item, "a list is needed").min(1, "at least one is needed").max(LONGEST_LIST, "too many");
+}
+
+/** A list of widths. */
+export const counts = () => listOf(count());
 
 /** A number for every level, or one for all. */
 export const countOrCounts = () => z.union([count(), counts()], "a whole number or a list of whole numbers is needed");
+
+/** The same for layers. */
+export const layersOrList = () =>
+  z.union([layerCount(), listOf(layerCount())], "a number of layers or a list of them is needed");
 
 /** A size in pixels or latent pixels: one number, or height and width. Only a hint; the graph's size is that of its input. */
 export const sampleSize = () =>

@@ -3,7 +3,7 @@ import { add, concat, mean, mul, silu, slice, type Tensor } from "../graph/index
 import { activation } from "../nn/activation.ts";
 import { conv2d } from "../nn/layers.ts";
 import { module, namedParameters } from "../nn/module.ts";
-import { type Config, count, counts, flag, oneOf, readConfig, savedConfig } from "./config.ts";
+import { type Config, count, counts, flag, layerCount, oneOf, readConfig, savedConfig } from "./config.ts";
 import { type ConditioningInputs, conditioning } from "./unet-2d-conditioning.ts";
 import { encoderFields, maskBias, perLevel, unet2dEncoder } from "./unet-2d-encoder.ts";
 
@@ -11,7 +11,7 @@ const className = "ControlNetModel";
 
 const fields = {
   ...encoderFields,
-  layers_per_block: count().default(2),
+  layers_per_block: layerCount().default(2),
   conditioning_channels: count().default(3),
   controlnet_conditioning_channel_order: oneOf(["rgb", "bgr"]).default("rgb"),
   conditioning_embedding_out_channels: counts().default([16, 32, 96, 256]),

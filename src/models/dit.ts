@@ -8,7 +8,18 @@ import { modulate, perToken, plainNorm } from "../nn/modulation.ts";
 import { group, module, namedParameters } from "../nn/module.ts";
 import { patchEmbedding, unpatchify } from "../nn/patch-embedding.ts";
 import { sinusoids, timestepEmbedding } from "../nn/timestep-embedding.ts";
-import { type Config, count, flag, formerField, noEffect, number, only, readConfig, savedConfig } from "./config.ts";
+import {
+  type Config,
+  count,
+  flag,
+  formerField,
+  layerCount,
+  noEffect,
+  number,
+  only,
+  readConfig,
+  savedConfig,
+} from "./config.ts";
 
 const className = "DiTTransformer2DModel";
 
@@ -17,7 +28,7 @@ const fields = {
   attention_head_dim: count().default(72),
   in_channels: count().default(4),
   out_channels: count().nullable().default(null),
-  num_layers: count().default(28),
+  num_layers: layerCount().default(28),
   // Applied in training only, and never in the released networks.
   dropout: only([0]),
   norm_num_groups: noEffect(32),

@@ -1,4 +1,4 @@
-import { z } from "zod";
+import type { z } from "zod";
 import { UserError } from "../core/errors.ts";
 import { add, concat, gelu, mul, split, type Tensor } from "../graph/index.ts";
 import { feedForward } from "../nn/feed-forward.ts";
@@ -7,7 +7,7 @@ import { linear } from "../nn/layers.ts";
 import { modulate, modulatedNorm, modulation, plainNorm } from "../nn/modulation.ts";
 import { module, namedParameters } from "../nn/module.ts";
 import { type Rotation, rotationsOf } from "../nn/rotary.ts";
-import { type Config, count, counts, flag, readConfig, savedConfig } from "./config.ts";
+import { type Config, count, counts, flag, layerCount, readConfig, savedConfig } from "./config.ts";
 import { timeAndText } from "./sd3.ts";
 
 const className = "FluxTransformer2DModel";
@@ -16,8 +16,8 @@ const fields = {
   patch_size: count().default(1),
   in_channels: count().default(64),
   out_channels: count().nullable().default(null),
-  num_layers: z.int().min(0).default(19),
-  num_single_layers: z.int().min(0).default(38),
+  num_layers: layerCount({ from: 0 }).default(19),
+  num_single_layers: layerCount({ from: 0 }).default(38),
   attention_head_dim: count().default(128),
   num_attention_heads: count().default(24),
   joint_attention_dim: count().default(4096),

@@ -8,7 +8,18 @@ import { modulate, plainNorm } from "../nn/modulation.ts";
 import { group, module, namedParameters, parameter } from "../nn/module.ts";
 import { patchEmbedding, unpatchify } from "../nn/patch-embedding.ts";
 import { sinusoids, timestepEmbedding } from "../nn/timestep-embedding.ts";
-import { type Config, count, flag, formerField, noEffect, number, only, readConfig, savedConfig } from "./config.ts";
+import {
+  type Config,
+  count,
+  flag,
+  formerField,
+  layerCount,
+  noEffect,
+  number,
+  only,
+  readConfig,
+  savedConfig,
+} from "./config.ts";
 import { maskBias } from "./unet-2d-encoder.ts";
 
 const className = "PixArtTransformer2DModel";
@@ -18,7 +29,7 @@ const fields = {
   attention_head_dim: count().default(72),
   in_channels: count().default(4),
   out_channels: count().nullable().default(8),
-  num_layers: count().default(28),
+  num_layers: layerCount().default(28),
   // Applied in training only, and never in the released networks.
   dropout: only([0]),
   norm_num_groups: noEffect(32),

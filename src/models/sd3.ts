@@ -7,7 +7,7 @@ import { modulate, modulatedNorm, modulation, plainNorm } from "../nn/modulation
 import { module, namedParameters } from "../nn/module.ts";
 import { patchEmbedding, unpatchify } from "../nn/patch-embedding.ts";
 import { sinusoids, timestepEmbedding } from "../nn/timestep-embedding.ts";
-import { type Config, count, oneOf, readConfig, sampleSize, savedConfig } from "./config.ts";
+import { type Config, count, layerCount, oneOf, readConfig, sampleSize, savedConfig } from "./config.ts";
 
 const className = "SD3Transformer2DModel";
 
@@ -15,7 +15,7 @@ const fields = {
   sample_size: sampleSize().unwrap().default(128),
   patch_size: count().default(2),
   in_channels: count().default(16),
-  num_layers: count().default(18),
+  num_layers: layerCount().default(18),
   attention_head_dim: count().default(64),
   num_attention_heads: count().default(18),
   joint_attention_dim: count().default(4096),

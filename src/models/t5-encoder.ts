@@ -5,7 +5,7 @@ import { attend, joinHeads, splitHeads } from "../nn/attention.ts";
 import { embedding, linear, rmsNorm } from "../nn/layers.ts";
 import { group, module, namedParameters } from "../nn/module.ts";
 import { hiddenTokens, type TextStates } from "./clip-text.ts";
-import { type Config, count, noEffect, number, oneOf, readConfig, savedTextConfig } from "./config.ts";
+import { type Config, count, layerCount, noEffect, number, oneOf, readConfig, savedTextConfig } from "./config.ts";
 import { bookkeeping } from "./text-encoder-config.ts";
 
 const className = "T5EncoderModel";
@@ -16,7 +16,7 @@ const fields = {
   d_model: count().default(512),
   d_kv: count().default(64),
   d_ff: count().default(2048),
-  num_layers: count().default(6),
+  num_layers: layerCount().default(6),
   num_heads: count().default(8),
   relative_attention_num_buckets: count().default(32),
   relative_attention_max_distance: count().default(128),

@@ -1,4 +1,4 @@
-import { invariant } from "../core/errors.ts";
+import { invariant, UserError } from "../core/errors.ts";
 import { concat, type Tensor } from "../graph/index.ts";
 import { attention } from "../nn/attention.ts";
 import { type Module, module } from "../nn/module.ts";
@@ -28,6 +28,12 @@ export function pixelAttention(
   groups: number | undefined,
   { epsilon, outputScale }: Pick<ResnetBlockOptions, "epsilon" | "outputScale">,
 ): ImageAttention {
+  if (headWidth > channels) {
+    throw new UserError(`A head of ${headWidth} channels does not fit into a block of ${channels}.`, {
+      hint: "Choose a smaller attention_head_dim.",
+      field: "attention_head_dim",
+    });
+  }
   return attention(channels, {
     heads: Math.floor(channels / headWidth),
     headWidth,

@@ -8,6 +8,8 @@ import {
   type Config,
   count,
   flag,
+  layerCount,
+  listOf,
   noEffect,
   number,
   oneOf,
@@ -29,10 +31,11 @@ const fields = {
   sample_size: sampleSize().default(null),
   out_channels: count().default(4),
   center_input_sample: flag(false),
-  up_block_types: z.array(oneOf(UP)).default(["UpBlock2D", ...Array(3).fill("CrossAttnUpBlock2D")]),
+  up_block_types: listOf(oneOf(UP)).default(["UpBlock2D", ...Array(3).fill("CrossAttnUpBlock2D")]),
   dropout: number().min(0).max(1).default(0),
-  reverse_transformer_layers_per_block: z
-    .array(z.union([count(), z.array(count())]), "a list of whole numbers or of lists of them is needed")
+  reverse_transformer_layers_per_block: listOf(
+    z.union([layerCount(), listOf(layerCount())], "numbers of layers or lists of them are needed"),
+  )
     .nullable()
     .default(null),
   time_embedding_type: oneOf(["positional", "fourier"]).default("positional"),

@@ -4,7 +4,19 @@ import { mul, sub, type Tensor } from "../graph/index.ts";
 import type { ResnetBlockOptions } from "../nn/resnet-block.ts";
 import { transformer2d } from "../nn/transformer-2d.ts";
 import type { TransformerInputs } from "../nn/transformer-block.ts";
-import { count, countOrCounts, counts, flag, noEffect, number, oneOf, only } from "./config.ts";
+import {
+  count,
+  countOrCounts,
+  counts,
+  flag,
+  layerCount,
+  layersOrList,
+  listOf,
+  noEffect,
+  number,
+  oneOf,
+  only,
+} from "./config.ts";
 import { downBlock, midBlock } from "./unet-2d-blocks.ts";
 import { conditioningFields } from "./unet-2d-conditioning.ts";
 
@@ -12,17 +24,17 @@ const DOWN = ["CrossAttnDownBlock2D", "DownBlock2D", "ResnetDownsampleBlock2D"] 
 
 /** Transformer layers: for all blocks, for each block, or for each layer of each block. */
 const transformerLayers = () =>
-  z.union([count(), z.array(z.union([count(), counts()]))], "a whole number, or a list with an entry for each block");
+  z.union([layerCount(), listOf(layersOrList())], "a number of layers, or a list with an entry for each block");
 
 /** The fields of the way down and the middle; shared by the text-conditional U-Net and its control networks. */
 export const encoderFields = {
   ...conditioningFields,
   in_channels: count().default(4),
-  down_block_types: z.array(oneOf(DOWN)).default([...Array(3).fill("CrossAttnDownBlock2D"), "DownBlock2D"]),
+  down_block_types: listOf(oneOf(DOWN)).default([...Array(3).fill("CrossAttnDownBlock2D"), "DownBlock2D"]),
   mid_block_type: oneOf(["UNetMidBlock2DCrossAttn", "UNetMidBlock2D"]).nullable().default("UNetMidBlock2DCrossAttn"),
-  only_cross_attention: z.union([z.boolean(), z.array(z.boolean())], "true or false, or a list of them").default(false),
+  only_cross_attention: z.union([z.boolean(), listOf(z.boolean())], "true or false, or a list of them").default(false),
   block_out_channels: counts().default([320, 640, 1280, 1280]),
-  layers_per_block: countOrCounts().default(2),
+  layers_per_block: layersOrList().default(2),
   downsample_padding: only([1, 0]),
   mid_block_scale_factor: number().default(1),
   norm_num_groups: count().default(32),
@@ -74,6 +86,14 @@ export function conditionBlocks(c: EncoderConfig, embeddingWidth: number, dropou
   /** Makes the i-th transformer of a block at `level`. */
   const transformer = (level: number, layers: number | readonly number[]) => (i: number) => {
     const channels = c.block_out_channels[level]!;
+    if (heads[level]! > channels) {
+      throw new UserError(
+        `${heads[level]} heads (attention_head_dim) do not fit into a block of ${channels} channels.`,
+        {
+          field: "attention_head_dim",
+        },
+      );
+    }
     return transformer2d(channels, {
       heads: heads[level]!,
       headWidth: Math.floor(channels / heads[level]!),
