@@ -1,0 +1,68 @@
+/**
+ * Allegory: diffusion models in TypeScript. This is what most programs need; every part of the house has a sub-path of
+ * its own (`allegory/graph`, `allegory/diffusion`, `allegory/io` …) with all that it offers.
+ */
+export { UserError } from "./core/errors.ts";
+export type { DType, HostTensor, Shape } from "./core/host-tensor.ts";
+export { type Random, type RandomState, restored, seeded } from "./core/random.ts";
+export {
+  type BatchPosition,
+  batches,
+  type Dataset,
+  type ImageFolderOptions,
+  idxFiles,
+  imageFolder,
+  mnistDigits,
+  mnistLike,
+} from "./data/index.ts";
+export {
+  BETA_SCHEDULES,
+  cosineSchedule,
+  customSchedule,
+  GRIDS,
+  laplaceSchedule,
+  linearSchedule,
+  type NoiseSchedule,
+  namedSampler,
+  namedSchedule,
+  SAMPLERS,
+  type SamplerName,
+  samplerFromConfig,
+  scaledLinearSchedule,
+  sigmoidSchedule,
+} from "./diffusion/index.ts";
+export {
+  type AnimationOptions,
+  decodeImage,
+  encodeImage,
+  type GridOptions,
+  type HostImage,
+  imageGrid,
+  saveAnimation,
+  saveGrid,
+  saveImage,
+  terminalImage,
+} from "./io/index.ts";
+export { unet2d, unet2dConfig } from "./models/index.ts";
+export { adamw } from "./optim/index.ts";
+export {
+  type GeneratedImage,
+  type GenerateOptions,
+  type GenerationState,
+  pipeline,
+  type Task,
+  type UnconditionalPipeline,
+  type UnconditionalRequest,
+  type UnconditionalRequestInput,
+  unconditionalRequest,
+} from "./pipelines/index.ts";
+export {
+  type Recipe,
+  type RecipeInput,
+  readRecipe,
+  recipeSchema,
+  type TrainingEvent,
+  type TrainingResult,
+  type TrainOptions,
+  train,
+} from "./train/index.ts";
