@@ -1,6 +1,7 @@
 import { createRequire } from "node:module";
 import { Command } from "commander";
 import { type Console, consoleOn } from "./console.ts";
+import { demoCommand } from "./demo.ts";
 import { exportCommand } from "./export.ts";
 import { inspectCommand } from "./inspect.ts";
 import { noiseCommand } from "./noise.ts";
@@ -11,7 +12,14 @@ import { trainCommand } from "./train.ts";
 /** Adds a command to the program. */
 export type Register = (program: Command, io: Console) => void;
 
-const COMMANDS: readonly Register[] = [trainCommand, sampleCommand, inspectCommand, noiseCommand, exportCommand];
+const COMMANDS: readonly Register[] = [
+  trainCommand,
+  sampleCommand,
+  inspectCommand,
+  noiseCommand,
+  exportCommand,
+  demoCommand,
+];
 
 /** The version in package.json, which lies two folders above both the source and the build. */
 export function version(): string {

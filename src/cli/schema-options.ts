@@ -107,7 +107,8 @@ function kindOf(type: z.ZodType): Pick<Field, "kind" | "choices" | "single"> {
     case "tuple":
       return { kind: "list", choices: undefined };
     case "union": {
-      const kinds = def.options!.map(kindOf);
+      // What only a program can give, as pixels, has no flag.
+      const kinds = def.options!.filter((option) => option.def.type !== "custom").map(kindOf);
       const choices = kinds.every((kind) => kind.choices) ? kinds.flatMap((kind) => kind.choices!) : undefined;
       const lists = kinds.some((option) => option.kind === "list");
       return { kind: lists ? "list" : kinds[0]!.kind, choices, single: lists };
