@@ -1,4 +1,4 @@
-import type { HostTensor } from "../core/host-tensor.ts";
+import { float32, type HostTensor } from "../core/host-tensor.ts";
 import {
   add,
   type Binding,
@@ -49,6 +49,17 @@ export type StateName = (typeof STATE)[number];
 
 /** What a run of the step graph is fed besides the batch: scalars of shape []. See `adamwScalars` and `emaDecay`. */
 export const SCALARS = ["rate", "correction", "correctedRate", "averaging"] as const;
+
+/**
+ * Scalars as feeds: those that the step's graph reads. Without weight decay it has no use for the bare learning rate.
+ */
+export function scalarFeeds(
+  { model }: TrainingStep,
+  numbers: Readonly<Record<string, number>>,
+): Record<string, HostTensor<"float32">> {
+  const read = Object.entries(numbers).filter(([name]) => Object.hasOwn(model.inputs, name));
+  return Object.fromEntries(read.map(([name, value]) => [name, float32([], [value])]));
+}
 
 /**
  * Builds the training step of `network` for the scalar `loss`: forward pass, all gradients, clipping, AdamW and the

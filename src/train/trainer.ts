@@ -10,7 +10,7 @@ import { openSession, type Session, trainingTarget } from "../runtime/index.ts";
 import type { Checkpoint, Progress } from "./checkpoint.ts";
 import { lossFor, type TrainedNetwork } from "./network.ts";
 import type { Recipe } from "./recipe.ts";
-import { STATE, trainingStep } from "./step.ts";
+import { STATE, scalarFeeds, trainingStep } from "./step.ts";
 
 /** What one step measured. */
 export interface StepMetrics {
@@ -60,7 +60,7 @@ export async function openTrainer(
   const start = from ? undefined : initialize(trained.network, random);
   const frozen = frozenParameters(trained, from, start);
   const { batch, accumulate } = recipe;
-  const { model, layout, resident } = trainingStep(
+  const graph = trainingStep(
     trained.network,
     lossFor(recipe, dataset, trained, batch / accumulate),
     {
@@ -74,11 +74,14 @@ export async function openTrainer(
     },
     frozen,
   );
-  const session = await openSession(model.bytes, {
+  const { layout } = graph;
+  const session = await openSession(graph.model.bytes, {
     name: "training step",
     device: recipe.device,
     threads: recipe.threads,
-    resident,
+    resident: graph.resident,
+    // Planned memory would come on top of what the first run took: a third more at the peak, and no faster.
+    memoryPattern: false,
   });
   try {
     for (const name of STATE) await writeState(session, layout, name, from, start);
@@ -106,13 +109,9 @@ export async function openTrainer(
       const current = prepared ?? prepare();
       const lr = learningRate(done, rate);
       const decay = emaDecay(done + 1, recipe.ema, { warmup: recipe.emaWarmup });
-      const scalars = scalarFeeds({ ...adamwScalars(done + 1, lr, recipe), averaging: 1 - decay });
+      const scalars = { ...adamwScalars(done + 1, lr, recipe), averaging: 1 - decay };
       const runs = current.runs.map((feeds, i) =>
-        session.run({
-          ...feeds,
-          ...scalars,
-          ...(accumulate > 1 ? { move: scalar(i === accumulate - 1 ? 1 : 0) } : {}),
-        }),
+        session.run({ ...feeds, ...scalarFeeds(graph, { ...scalars, move: i === accumulate - 1 ? 1 : 0 }) }),
       );
       // The next batch is put together while the worker computes this one.
       prepared = prepare();
@@ -188,14 +187,6 @@ function prepareRuns(
 function partOf({ dtype, shape, data }: HostTensor, i: number, parts: number): HostTensor {
   const length = data.length / parts;
   return hostTensor(dtype, [shape[0]! / parts, ...shape.slice(1)], data.subarray(i * length, (i + 1) * length));
-}
-
-function scalar(value: number): HostTensor<"float32"> {
-  return float32([], [value]);
-}
-
-function scalarFeeds(numbers: Record<string, number>): Record<string, HostTensor> {
-  return Object.fromEntries(Object.entries(numbers).map(([name, value]) => [name, scalar(value)]));
 }
 
 async function writeState(

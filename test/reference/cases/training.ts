@@ -18,7 +18,7 @@ import { namedParameters } from "../../../src/nn/module.ts";
 import { adamwScalars, emaDecay, type FlatLayout, packed, unpacked } from "../../../src/optim/index.ts";
 import { openSession, trainingTarget } from "../../../src/runtime/index.ts";
 import { diffusionLoss, type Objective } from "../../../src/train/objective.ts";
-import { STATE, trainingStep } from "../../../src/train/step.ts";
+import { STATE, scalarFeeds, trainingStep } from "../../../src/train/step.ts";
 import { type CaseKind, type Comparison, compare, type ReferenceCase } from "../case.ts";
 import { scheduleOf } from "./process.ts";
 
@@ -248,15 +248,16 @@ async function runSteps(
     epsilon: train.eps,
     weightDecay: train.weight_decay,
   };
-  const { model, layout, resident } = trainingStep(network, loss, {
+  const graph = trainingStep(network, loss, {
     clip: train.clip_grad_norm,
     target: await trainingTarget("cpu"),
     ...optimizer,
   });
+  const { layout } = graph;
   const decay = (n: number) => emaDecay(n, train.ema_decay, { warmup: average === "diffusers" });
   const losses: number[] = [];
   const norms: number[] = [];
-  const session = await openSession(model.bytes, { name: "training step", threads: 1, resident });
+  const session = await openSession(graph.model.bytes, { name: "training step", threads: 1, resident: graph.resident });
   try {
     const initial = initialVector(network, weights, layout);
     for (const name of STATE) {
@@ -265,8 +266,7 @@ async function runSteps(
     }
     for (let n = 1; n <= train.steps; n++) {
       const scalars = { ...adamwScalars(n, train.lr, optimizer), averaging: 1 - decay(n) };
-      const feeds = Object.entries(scalars).map(([name, value]) => [name, float32([], [value])] as const);
-      const result = await session.run({ ...feedsOf(io, `train.${n - 1}.`), ...Object.fromEntries(feeds) });
+      const result = await session.run({ ...feedsOf(io, `train.${n - 1}.`), ...scalarFeeds(graph, scalars) });
       losses.push(Number(result.loss!.data[0]));
       norms.push(Number(result.gradientNorm!.data[0]));
     }
