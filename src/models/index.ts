@@ -23,6 +23,7 @@ export type { Flux, FluxConfig, FluxInputs } from "./flux.ts";
 export type { PixArt, PixArtConfig, PixArtInputs } from "./pixart.ts";
 export type { SD3, SD3Config } from "./sd3.ts";
 export type { T5Encoder, T5EncoderConfig } from "./t5-encoder.ts";
+export { inTiles, type TileOptions } from "./tiles.ts";
 export type { UNet2D, UNet2DConfig } from "./unet-2d.ts";
 export type { UNet2DCondition, UNet2DConditionConfig, UNet2DConditionInputs } from "./unet-2d-condition.ts";
 export { type UNet2DShape, unet2dConfig } from "./unet-2d-shape.ts";

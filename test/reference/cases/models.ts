@@ -99,7 +99,7 @@ async function runCase(path: string, className: string, entry: ModelCase): Promi
   }
 }
 
-/** The tolerance of the reference README; ten times the rounding of the reference itself where that is more. */
+/** The tolerance of the reference README. */
 function judge(
   name: string,
   note: TensorNote,
