@@ -11,6 +11,7 @@ export interface TinyPipeline {
   readonly size?: number;
   readonly timesteps?: number;
   readonly beta_schedule?: string;
+  readonly dtype?: "float16" | "float32";
 }
 
 /** Writes a diffusers folder of a U-Net with 8 and 16 channels and random weights, as training writes its model. */
@@ -30,7 +31,7 @@ export async function writeTinyPipeline(folder: string, options: TinyPipeline = 
     prediction_type: "epsilon",
     timestep_spacing: "trailing",
   };
-  await writeDdpmPipeline(folder, { config, tensors }, scheduler);
+  await writeDdpmPipeline(folder, { config, tensors }, scheduler, { dtype: options.dtype });
   const path = `${folder}/model_index.json`;
   await writeJsonObject(path, {
     ...(await readJsonObject(path)),

@@ -31,7 +31,7 @@ export function chooseSampler(
 }
 
 /** Shapes of the schedule that only DDPMScheduler knows are handed to the others as numbers. */
-function withPortableBetas(config: SchedulerConfig, name: SamplerName): SchedulerConfig {
+export function withPortableBetas(config: SchedulerConfig, name: SamplerName): SchedulerConfig {
   const shape = config.beta_schedule;
   if (name === "ddpm" || (shape !== "sigmoid" && shape !== "laplace")) return config;
   const { options } = samplerFromConfig(config);

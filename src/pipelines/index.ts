@@ -3,6 +3,7 @@ import { type UnconditionalPipeline, unconditionalPipeline } from "./uncondition
 import type { ComputeOptions } from "./unet-sessions.ts";
 
 export { chooseSampler } from "./choose-sampler.ts";
+export { isPicturePath, type PictureInput } from "./picture-input.ts";
 export {
   type GeneratedImage,
   type GenerateOptions,

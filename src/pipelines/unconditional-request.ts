@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { UserError } from "../core/errors.ts";
 import { GRIDS, SAMPLERS, type SamplerName } from "../diffusion/index.ts";
+import { pictureInput } from "./picture-input.ts";
 import type { Classes } from "./unconditional-folder.ts";
 
 const SAMPLER_NAMES = Object.keys(SAMPLERS) as [SamplerName, ...SamplerName[]];
@@ -26,6 +27,20 @@ export const unconditionalRequest = z.strictObject({
     .union([whole(1), z.tuple([whole(1), whole(1)])])
     .optional()
     .describe("height and width in pixels, one number or two (default: that of training)"),
+  image: pictureInput().optional().describe("picture to start from, of the size that is drawn"),
+  strength: z
+    .number()
+    .gt(0)
+    .max(1)
+    .optional()
+    .describe("how much of the image is drawn anew, above 0 to 1 (default: 0.6; with a mask 1)"),
+  mask: pictureInput().optional().describe("picture that is white where the image is painted anew, black where kept"),
+  invert: z.boolean().optional().describe("encode the image to noise by DDIM inversion and draw from that, unclipped"),
+  imageClass: className().optional().describe("class of the image to invert (default: the class that is drawn)"),
+  between: z
+    .tuple([whole(0), whole(0)])
+    .optional()
+    .describe("two seeds to draw pictures between, both ends among them"),
   batch: whole(1).default(16).describe("most pictures the network sees at once"),
 });
 
@@ -39,12 +54,19 @@ export type UnconditionalRequestInput = z.input<typeof unconditionalRequest>;
  * @throws UserError for a class that there is not, classes of a network that has none, or guidance it was not trained for
  */
 export function labelsFor(
-  request: Pick<UnconditionalRequest, "class" | "guidance">,
+  request: Pick<UnconditionalRequest, "class" | "guidance" | "imageClass">,
   classes: Classes | undefined,
   count: number,
 ): number[] | undefined {
   if (!classes) {
-    const field = request.class !== undefined ? "class" : request.guidance !== 1 ? "guidance" : undefined;
+    const field =
+      request.class !== undefined
+        ? "class"
+        : request.imageClass !== undefined
+          ? "imageClass"
+          : request.guidance !== 1
+            ? "guidance"
+            : undefined;
     if (!field) return undefined;
     throw new UserError(`\`${field}\` was given; this model has no classes.`, { hint: "Leave it out.", field });
   }
@@ -59,8 +81,11 @@ export function labelsFor(
   return Array.from({ length: count }, (_, i) => labels[i % labels.length]!);
 }
 
-/** Names go before numbers: a class may be called "7" and stand at another place. */
-function labelOf(name: string | number, { names }: Classes): number {
+/**
+ * The label of a class. Names go before numbers: a class may be called "7" and stand at another place.
+ * @throws UserError for a class that there is not
+ */
+export function labelOf(name: string | number, { names }: Classes, field = "class"): number {
   const byName = names.indexOf(String(name));
   if (byName >= 0) return byName;
   const index = typeof name === "number" ? name : /^\d+$/.test(name) ? Number(name) : -1;
@@ -68,6 +93,6 @@ function labelOf(name: string | number, { names }: Classes): number {
   const shown = names.length > 40 ? `${names.slice(0, 40).join(", ")} and ${names.length - 40} more` : names.join(", ");
   throw new UserError(`There is no class ${JSON.stringify(name)}.`, {
     hint: `The classes are ${shown}; or a number from 0 to ${names.length - 1}.`,
-    field: "class",
+    field,
   });
 }

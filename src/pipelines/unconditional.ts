@@ -6,14 +6,24 @@ import { guide, guides, type Network, type NoiseSource, noiseFrom, type Samples 
 import { assemblePatches, type HostImage, imagesFromTensor } from "../io/index.ts";
 import { unet2d } from "../models/index.ts";
 import type { Device } from "../runtime/index.ts";
-import { chooseSampler } from "./choose-sampler.ts";
+import {
+  checkEditing,
+  noiseBetween,
+  sampleBatch,
+  samplersFor,
+  scaled,
+  sourcePicture,
+  stepsOfBatch,
+} from "./unconditional-editing.ts";
 import { readUnconditionalFolder, type UnconditionalFolder } from "./unconditional-folder.ts";
-import { labelsFor, type UnconditionalRequestInput, unconditionalRequest } from "./unconditional-request.ts";
+import { labelOf, labelsFor, type UnconditionalRequestInput, unconditionalRequest } from "./unconditional-request.ts";
 import { type ComputeOptions, unetSessions } from "./unet-sessions.ts";
 
 /** A drawn picture and what it was drawn from. */
 export interface GeneratedImage extends HostImage {
   readonly seed: number;
+  /** Of pictures between two seeds: the other seed, and how far this picture is on the way to it, from 0 to 1. */
+  readonly toward?: { readonly seed: number; readonly share: number };
   /** The name of its class, for models with classes. */
   readonly class?: string;
 }
@@ -23,7 +33,7 @@ export interface GenerationState {
   /** Steps done and to do, of all batches together. */
   readonly done: number;
   readonly total: number;
-  /** Steps done and to do in this batch. */
+  /** Steps done and to do in this batch, those of an inversion first. */
   readonly step: number;
   readonly steps: number;
   /** The pictures of this batch: index of the first among all, and their seeds. */
@@ -83,8 +93,9 @@ export async function unconditionalPipeline(
   const { patch } = folder;
   const channels = config.in_channels / (patch * patch);
   if (channels !== 1 && channels !== 3) {
-    throw new UserError(`The network of ${path} works on ${channels} channels; pictures have 1 or 3.`, {
-      hint: "It is probably part of a latent diffusion model.",
+    const patches = patch > 1 ? ` for patches of ${patch}×${patch}` : "";
+    throw new UserError(`The network of ${path} takes ${config.in_channels} channels${patches}.`, {
+      hint: `Pictures have ${patch * patch} or ${3 * patch * patch} there; it is probably part of a latent diffusion model.`,
     });
   }
   const sessions = unetSessions(folder, options);
@@ -94,13 +105,25 @@ export async function unconditionalPipeline(
     { signal, noise }: GenerateOptions = {},
   ): AsyncGenerator<GenerationState, void, void> {
     const request = validated(unconditionalRequest, input);
-    const seeds = request.seeds ?? Array.from({ length: request.count }, (_, i) => request.seed + i);
+    checkEditing(request);
+    const { between, eta, clippedNoise } = request;
+    const seeds = request.seeds ?? Array.from({ length: request.count }, (_, i) => between?.[0] ?? request.seed + i);
+    const shareOf = (i: number) => i / (seeds.length - 1);
     const labels = labelsFor(request, folder.classes, seeds.length);
-    const sampler = chooseSampler(folder.scheduler, request.sampler, request.spread);
+    const { sampler, inverse } = samplersFor(request, folder.scheduler);
     const trained = sampler.options.num_train_timesteps as number;
-    const { eta, clippedNoise } = request;
-    const plan = sampler.plan({ steps: request.steps ?? Math.min(DEFAULT_STEPS, trained), eta, clippedNoise });
+    const steps = request.steps ?? Math.min(DEFAULT_STEPS, trained);
+    const plan = sampler.plan({ steps, eta, clippedNoise });
+    const upwards = inverse?.plan({ steps });
+    if (upwards && plan.stochastic) {
+      throw new UserError(`The sampler ${request.sampler} adds noise; what was encoded would not come back.`, {
+        hint: "Leave the sampler and eta out, or name a deterministic sampler.",
+        field: "sampler",
+      });
+    }
     const [height, width] = sizeFor(request.size, config.sample_size, folder);
+    const size = [height * patch, width * patch] as const;
+    const source = await sourcePicture(request, { size, channels, patch });
     // As even as can be: the last batch is filled up to the size of the others, which costs less than another session.
     const batches = Math.ceil(seeds.length / request.batch);
     const batch = Math.ceil(seeds.length / batches);
@@ -110,39 +133,63 @@ export async function unconditionalPipeline(
         field: "batch",
       });
     }
-    const total = batches * plan.steps;
+    const ofBatch = stepsOfBatch(plan, source, upwards);
+    const imageLabel =
+      request.imageClass === undefined ? undefined : labelOf(request.imageClass, folder.classes!, "imageClass");
 
     for (let b = 0; b < batches; b++) {
       const first = b * batch;
       const inBatch = Array.from({ length: batch }, (_, i) => Math.min(first + i, seeds.length - 1));
       const batchLabels = labels && inBatch.map((i) => labels[i]!);
       const network = guidedNetwork(batchLabels, request.guidance);
-      const draw = noise ?? noiseFrom(inBatch.map((i) => seeded(seeds[i]!)));
-      const start = scaled(draw([batch, config.in_channels, height, width]), plan.initNoiseSigma);
+      const draw =
+        noise ??
+        (between ? noiseBetween(between, inBatch.map(shareOf)) : noiseFrom(inBatch.map((i) => seeded(seeds[i]!))));
+      const sourceLabels = imageLabel === undefined ? batchLabels : inBatch.map(() => imageLabel);
+      const run = sampleBatch({
+        plan,
+        network,
+        shape: [batch, config.in_channels, height, width],
+        noise: draw,
+        source,
+        ...(upwards ? { inversion: { plan: upwards, network: guidedNetwork(sourceLabels, 1) } } : {}),
+      });
       const wanted = Math.min(batch, seeds.length - first);
-      const ofBatch = seeds.slice(first, first + wanted);
+      const pictures = inBatch.slice(0, wanted);
+      let step = 0;
       signal?.throwIfAborted();
-      for await (const state of plan.sample(network, start, { noise: draw })) {
+      for await (const state of run) {
         signal?.throwIfAborted();
+        step++;
         const x = assemblePatches(firstImages(state.x, wanted), patch);
         const x0 = assemblePatches(firstImages(state.x0, wanted), patch);
         const { alpha, sigma } = state.level;
-        const last = state.step === plan.steps;
         yield {
-          done: b * plan.steps + state.step,
-          total,
-          step: state.step,
-          steps: plan.steps,
+          done: b * ofBatch + step,
+          total: batches * ofBatch,
+          step,
+          steps: ofBatch,
           first,
-          seeds: ofBatch,
+          seeds: pictures.map((i) => seeds[i]!),
           timestep: state.timestep,
           x,
           x0,
           preview: () => imagesFromTensor(x0),
           noisy: () => imagesFromTensor(scaled(x, 1 / Math.hypot(alpha, sigma))),
-          ...(last ? { images: finished(x, ofBatch, batchLabels) } : {}),
+          ...(step === ofBatch
+            ? { images: imagesFromTensor(x).map((image, i) => described(image, pictures[i]!)) }
+            : {}),
         };
       }
+    }
+
+    function described(image: HostImage, i: number): GeneratedImage {
+      return {
+        ...image,
+        seed: seeds[i]!,
+        ...(between ? { toward: { seed: between[1], share: shareOf(i) } } : {}),
+        ...(labels ? { class: folder.classes!.names[labels[i]!]! } : {}),
+      };
     }
 
     /** The network with its labels, guided where the request says so: both halves in one batch. */
@@ -159,13 +206,6 @@ export async function unconditionalPipeline(
       };
     }
   }
-
-  const finished = (x: Samples, seeds: readonly number[], labels: readonly number[] | undefined): GeneratedImage[] =>
-    imagesFromTensor(x).map((image, i) => ({
-      ...image,
-      seed: seeds[i]!,
-      ...(labels ? { class: folder.classes!.names[labels[i]!]! } : {}),
-    }));
 
   return {
     folder,
@@ -201,15 +241,6 @@ function sizeFor(
     hint: `Give a height and width that are multiples of ${patch}.`,
     field: "size",
   });
-}
-
-function scaled(x: Samples, factor: number): Samples {
-  return factor === 1
-    ? x
-    : float32(
-        x.shape,
-        x.data.map((value) => value * factor),
-      );
 }
 
 function firstImages(x: Samples, count: number): Samples {
