@@ -25,6 +25,8 @@ export interface CaseKind {
   readonly kind: string;
   /** The cases of this kind in `folder`; none when the folder has none. */
   discover(folder: string): Promise<ReferenceCase[]>;
+  /** Names of cases of this kind that cannot be run yet. */
+  notBuilt?(folder: string): Promise<string[]>;
 }
 
 /** Compares two lists of numbers under `|a - b| <= absolute + relative * |b|` (each element; NaN equals NaN, infinities must match). */

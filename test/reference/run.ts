@@ -38,6 +38,11 @@ for (const kind of caseKinds) {
     report(await outcomeOf(one));
   }
 }
+for (const kind of caseKinds) {
+  for (const name of (await kind.notBuilt?.(folder)) ?? []) {
+    if (!only || name.includes(only)) report({ name, status: "not built" });
+  }
+}
 for (const name of notBuiltIn(folder)) report({ name, status: "not built" });
 close();
 

@@ -5,7 +5,7 @@ import { seeded } from "../../../src/core/random.ts";
 import { noiseFrom } from "../../../src/diffusion/index.ts";
 import { isPipelineFolder, readJsonObject, readSafetensors } from "../../../src/io/index.ts";
 import { unconditionalPipeline } from "../../../src/pipelines/index.ts";
-import { type CaseKind, type Comparison, compare, type ReferenceCase } from "../case.ts";
+import { type CaseKind, type Comparison, compare } from "../case.ts";
 
 /** The parts of a case's JSON that an unconditional pipeline needs. */
 interface PipelineCase {
@@ -23,19 +23,37 @@ interface PipelineCase {
 export const pipelines: CaseKind = {
   kind: "pipelines",
   async discover(folder) {
-    const cases: ReferenceCase[] = [];
-    for (const name of await names(join(folder, "pipelines"))) {
-      const path = join(folder, "pipelines", name);
-      if (!isPipelineFolder(path) || (await readJsonObject(join(path, "model_index.json"))).vae) continue;
-      for (const file of await names(join(path, "cases"))) {
-        if (!file.endsWith(".json")) continue;
-        const stem = join(path, "cases", file.slice(0, -".json".length));
-        cases.push({ name: `pipelines/${name}/${file.slice(0, -".json".length)}`, run: () => runCase(path, stem) });
-      }
-    }
-    return cases;
+    const cases = await casesIn(folder);
+    return cases.filter(({ built }) => built).map(({ name, path, stem }) => ({ name, run: () => runCase(path, stem) }));
+  },
+  async notBuilt(folder) {
+    const cases = await casesIn(folder);
+    return cases.filter(({ built }) => !built).map(({ name }) => name);
   },
 };
+
+interface Found {
+  readonly name: string;
+  readonly built: boolean;
+  /** The pipeline's folder, and the case's files without their extension. */
+  readonly path: string;
+  readonly stem: string;
+}
+
+async function casesIn(folder: string): Promise<Found[]> {
+  const found: Found[] = [];
+  for (const name of await names(join(folder, "pipelines"))) {
+    const path = join(folder, "pipelines", name);
+    if (!isPipelineFolder(path)) continue;
+    const built = !(await readJsonObject(join(path, "model_index.json"))).vae;
+    for (const file of await names(join(path, "cases"))) {
+      if (!file.endsWith(".json")) continue;
+      const base = file.slice(0, -".json".length);
+      found.push({ name: `pipelines/${name}/${base}`, built, path, stem: join(path, "cases", base) });
+    }
+  }
+  return found;
+}
 
 async function names(folder: string): Promise<string[]> {
   return (await readdir(folder).catch(() => [])).sort();
