@@ -46,7 +46,7 @@ export {
   writePipelineFolder,
 } from "./model-folder.ts";
 export { type ModelWeights, openWeightFile, openWeights, type WeightLocation } from "./model-weights.ts";
-export { assemblePatches } from "./patches.ts";
+export { assemblePatches, splitPatches } from "./patches.ts";
 export { linePlot, type PlotOptions, type Series, savePlot } from "./plot.ts";
 export { pngText } from "./png-text.ts";
 export {

@@ -20,3 +20,23 @@ export function assemblePatches(x: HostTensor<"float32">, side: number): HostTen
   }
   return float32([n, channels, h * side, w * side], out);
 }
+
+/** Squares of `side` × `side` pixels to channels, what `assemblePatches` undoes: [n, c, h·side, w·side] → [n, c·side², h, w]. */
+export function splitPatches(x: HostTensor<"float32">, side: number): HostTensor<"float32"> {
+  if (side === 1) return x;
+  const [n, c, height, width] = x.shape as [number, number, number, number];
+  const [h, w] = [height / side, width / side];
+  const out = new Float32Array(x.data.length);
+  let to = 0;
+  for (let plane = 0; plane < n * c; plane++) {
+    for (let within = 0; within < side * side; within++) {
+      const [top, left] = [Math.floor(within / side), within % side];
+      for (let row = 0; row < h; row++) {
+        for (let column = 0; column < w; column++) {
+          out[to++] = x.data[(plane * height + row * side + top) * width + column * side + left]!;
+        }
+      }
+    }
+  }
+  return float32([n, c * side * side, h, w], out);
+}

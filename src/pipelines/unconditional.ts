@@ -116,14 +116,17 @@ export async function unconditionalPipeline(
     const plan = sampler.plan({ steps, eta, clippedNoise });
     const upwards = inverse?.plan({ steps });
     if (upwards && plan.stochastic) {
-      throw new UserError(`The sampler ${request.sampler} adds noise; what was encoded would not come back.`, {
-        hint: "Leave the sampler and eta out, or name a deterministic sampler.",
-        field: "sampler",
-      });
+      throw new UserError(
+        `The sampler ${request.sampler ?? "ddim"} adds noise; what was encoded would not come back.`,
+        {
+          hint: "Leave the sampler and eta out, or name a deterministic sampler.",
+          field: "sampler",
+        },
+      );
     }
     const [height, width] = sizeFor(request.size, config.sample_size, folder);
     const size = [height * patch, width * patch] as const;
-    const source = await sourcePicture(request, { size, channels, patch });
+    const source = await sourcePicture(request, { size, channels: channels as 1 | 3, patch });
     // As even as can be: the last batch is filled up to the size of the others, which costs less than another session.
     const batches = Math.ceil(seeds.length / request.batch);
     const batch = Math.ceil(seeds.length / batches);
