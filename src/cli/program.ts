@@ -1,5 +1,6 @@
 import { createRequire } from "node:module";
 import { Command } from "commander";
+import { compareCommand } from "./compare.ts";
 import { type Console, consoleOn } from "./console.ts";
 import { demoCommand } from "./demo.ts";
 import { exportCommand } from "./export.ts";
@@ -7,6 +8,7 @@ import { inspectCommand } from "./inspect.ts";
 import { noiseCommand } from "./noise.ts";
 import { reportError } from "./report-error.ts";
 import { sampleCommand } from "./sample.ts";
+import { samplersCommand } from "./samplers.ts";
 import { trainCommand } from "./train.ts";
 
 /** Adds a command to the program. */
@@ -15,6 +17,8 @@ export type Register = (program: Command, io: Console) => void;
 const COMMANDS: readonly Register[] = [
   trainCommand,
   sampleCommand,
+  compareCommand,
+  samplersCommand,
   inspectCommand,
   noiseCommand,
   exportCommand,

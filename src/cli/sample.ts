@@ -19,7 +19,7 @@ import {
 } from "../pipelines/index.ts";
 import { addComputeOptions, type ComputeFlags, computeOptions } from "./compute-options.ts";
 import type { Console } from "./console.ts";
-import { duration } from "./format.ts";
+import { duration, short } from "./format.ts";
 import { interruptible } from "./interrupt.ts";
 import { checkAnimationFile, checkNoFolder, isPictureFile, pictureFormat } from "./picture-files.ts";
 import { bar } from "./progress-line.ts";
@@ -94,7 +94,7 @@ async function sample(
   const files = await writeOutputs(images, frames, flags, { model: basename(resolve(model)), ...request });
   if (flags.terminal) io.print(await inTerminal(images, io));
   if (flags.json) {
-    const pictures = images.map(({ seed, class: name, width, height }) => ({ seed, class: name, width, height }));
+    const pictures = images.map(({ data: _, channels: __, ...facts }) => facts);
     io.json({ files, pictures, device: pipe.device()?.name, seconds });
     return;
   }
@@ -131,9 +131,9 @@ async function writeOutputs(
   const files: string[] = [];
   if (out !== undefined && !isPictureFile(out)) {
     for (const image of images) {
-      const path = join(out, `${notes.model}-seed${image.seed}.png`);
+      const path = join(out, `${notes.model}-seed${nameOfSeed(image)}.png`);
       const { count: _, seeds: __, ...rest } = notes;
-      files.push(await write(path, image, { ...rest, seed: image.seed, class: image.class }));
+      files.push(await write(path, image, { ...rest, seed: image.seed, toward: image.toward, class: image.class }));
     }
   } else if (out !== undefined || (grid === undefined && animation === undefined)) {
     const path = out ?? `${notes.model}-seed${seeds[0]}.png`;
@@ -147,6 +147,11 @@ async function writeOutputs(
     files.push(animation);
   }
   return files;
+}
+
+/** `3`, or `3-to-8-at-0.25` of pictures between two seeds. */
+function nameOfSeed({ seed, toward }: GeneratedImage): string {
+  return toward ? `${seed}-to-${toward.seed}-at-${short(toward.share)}` : String(seed);
 }
 
 /** Whether a step is shown in the animation: the last always is. */

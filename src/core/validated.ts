@@ -31,13 +31,19 @@ export function validated<S extends z.ZodObject>(
     const name = issue.path.join(".");
     const about = (schema.shape[name] as z.ZodType | undefined)?.description;
     if (issue.input === undefined) return [`${name}: it is needed${about ? `: ${about}` : ""}.`];
-    return [`${name || "the whole"}: ${JSON.stringify(issue.input)} was given. ${accepted(issue)}`];
+    return [`${name || "the whole"}: ${shown(issue.input)} was given. ${accepted(issue)}`];
   });
   const first = issues[0]!;
   throw new UserError(`${what} cannot be used.\n${lines.map((line) => `  ${line}`).join("\n")}`, {
     hint,
     field: String(first.code === "unrecognized_keys" ? first.keys[0] : (first.path[0] ?? "request")),
   });
+}
+
+/** A value as JSON; of long ones, such as pictures, the beginning. */
+function shown(value: unknown): string {
+  const text = JSON.stringify(value) ?? String(value);
+  return text.length > 100 ? `${text.slice(0, 100)}…` : text;
 }
 
 function accepted(issue: z.core.$ZodIssue): string {
