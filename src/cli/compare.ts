@@ -120,7 +120,7 @@ function plannedPlace(pipe: UnconditionalPipeline, sampler: SamplerName, steps: 
   try {
     return { sampler, steps, calls: configured.plan({ steps }).timesteps.length };
   } catch (error) {
-    if (!(error instanceof UserError) || error.field !== "steps") throw error;
+    if (!(error instanceof UserError) || error.options.field !== "steps") throw error;
     return { sampler, steps, reason: error.message.split("\n")[0]! };
   }
 }

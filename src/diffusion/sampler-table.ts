@@ -5,9 +5,13 @@ export interface NamedSampler {
   readonly title: string;
   /** The error falls as steps^−order; the measured order of stochastic samplers is that without their noise. */
   readonly order: number;
+  /** The order that it is published with, where another was measured. */
+  readonly published?: number;
   readonly stochastic: boolean;
   readonly callsPerStep: number;
   readonly when: string;
+  /** What it is one method with, and under which conditions; tests hold these. */
+  readonly same?: string;
   /** diffusers' class and options for networks trained with noise levels β_t. */
   readonly config: { readonly _class_name: SchedulerClass } & Readonly<Record<string, unknown>>;
   /** The same for flow matching, and for networks with EDM's preconditioning, where there is one. */
@@ -28,6 +32,7 @@ export const SAMPLERS = {
     stochastic: true,
     callsPerStep: 1,
     when: "the reference: hundreds of steps, all variance kinds",
+    same: "ddim with eta 1 and euler-ancestral, where it has the small variance (fixed_small)",
     config: { _class_name: "DDPMScheduler" },
   },
   ddim: {
@@ -36,6 +41,7 @@ export const SAMPLERS = {
     stochastic: false,
     callsPerStep: 1,
     when: "deterministic, invertible; clips x0; 50 steps and more",
+    same: "euler, where it does not clip",
     config: { _class_name: "DDIMScheduler" },
   },
   euler: {
@@ -44,6 +50,7 @@ export const SAMPLERS = {
     stochastic: false,
     callsPerStep: 1,
     when: "robust; the usual choice for flow matching",
+    same: "ddim without clipping; every DPM-Solver and DEIS of order 1",
     config: { _class_name: "EulerDiscreteScheduler" },
     flow: { _class_name: "FlowMatchEulerDiscreteScheduler" },
     edm: { _class_name: "EDMEulerScheduler" },
@@ -54,6 +61,7 @@ export const SAMPLERS = {
     stochastic: true,
     callsPerStep: 1,
     when: "lively pictures in 20 to 40 steps; never settles",
+    same: "ddim with eta 1 without clipping; ddpm with the small variance",
     config: { _class_name: "EulerAncestralDiscreteScheduler" },
   },
   heun: {
@@ -62,6 +70,7 @@ export const SAMPLERS = {
     stochastic: false,
     callsPerStep: 2,
     when: "precise and plain; pixel networks, EDM networks",
+    same: "EDM's deterministic sampler",
     config: { _class_name: "HeunDiscreteScheduler" },
     flow: { _class_name: "FlowMatchHeunDiscreteScheduler" },
     edm: { _class_name: "EDMHeunScheduler" },
@@ -96,6 +105,7 @@ export const SAMPLERS = {
     stochastic: false,
     callsPerStep: 1,
     when: "older; 12 calls before the first cheap step",
+    same: "plms from its fourth step on",
     config: { _class_name: "PNDMScheduler" },
   },
   plms: {
@@ -104,6 +114,7 @@ export const SAMPLERS = {
     stochastic: false,
     callsPerStep: 1,
     when: "what the first Stable Diffusion shipped with",
+    same: "pndm without the Runge–Kutta start",
     config: { _class_name: "PNDMScheduler", skip_prk_steps: true },
   },
   "dpm++2m": {
@@ -118,8 +129,9 @@ export const SAMPLERS = {
   },
   "dpm++3m": {
     title: "DPM-Solver++ multistep, third-order form",
-    // By its name 3; the published formula, which is what everyone samples with, measures 2.
+    // The published formula, which is what everyone samples with, measures 2.
     order: 2,
+    published: 3,
     stochastic: false,
     callsPerStep: 1,
     when: "unguided networks, 15 steps and more",
@@ -202,6 +214,7 @@ export const SAMPLERS = {
     stochastic: true,
     callsPerStep: 1,
     when: "only networks distilled for it; 1 to 8 steps",
+    same: "ddim without clipping, with eta 0",
     config: { _class_name: "TCDScheduler" },
   },
 } as const satisfies Record<string, NamedSampler>;

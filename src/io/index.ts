@@ -1,4 +1,5 @@
 export { type Append, writeAtomically, writeFileAtomically } from "./atomic-file.ts";
+export { type ContactSheetOptions, contactSheet } from "./contact-sheet.ts";
 export {
   bfloat16Bits,
   bfloat16Value,

@@ -1,0 +1,27 @@
+import { expect, test } from "vitest";
+import { UserError } from "../core/errors.ts";
+import { contactSheet, hostImage } from "./index.ts";
+
+const filled = (value: number) => hostImage(10, 8, 1, new Uint8Array(80).fill(value));
+
+test("a contact sheet has its pictures in rows and columns beside their headings", async () => {
+  const options = { columns: ["5 steps", "10 steps"], rows: ["euler", "heun"], scale: 4, gap: 2 };
+  const sheet = await contactSheet([filled(10), filled(20), undefined, filled(40)], options);
+  const at = (x: number, y: number) => sheet.data[(y * sheet.width + x) * 3];
+  const left = sheet.width - Math.max(0, (8 * 7.5 - 42) / 2) - (2 * 42 + 2);
+  const [x, y] = [Math.floor(left), sheet.height - (2 * 34 + 2)];
+  // The middles of the four places.
+  expect([at(x + 22, y + 18), at(x + 64, y + 18), at(x + 22, y + 52), at(x + 64, y + 52)]).toEqual([10, 20, 255, 40]);
+  const ink = (x0: number, x1: number, y0: number, y1: number) => {
+    let dark = 0;
+    for (let row = y0; row < y1; row++) for (let column = x0; column < x1; column++) if (at(column, row)! < 128) dark++;
+    return dark;
+  };
+  expect(ink(x, sheet.width, 0, y)).toBeGreaterThan(20); // the headings of the columns
+  expect(ink(0, x, y, sheet.height)).toBeGreaterThan(20); // and of the rows
+  expect(ink(0, x, 0, y)).toBe(0);
+});
+
+test("a contact sheet without a picture is a user's mistake", async () => {
+  await expect(contactSheet([undefined], { columns: ["a"], rows: ["b"] })).rejects.toBeInstanceOf(UserError);
+});
