@@ -13,6 +13,7 @@ import { unet2dCondition } from "./unet-2d-condition.ts";
 import { vqModel } from "./vq-model.ts";
 
 /** Networks in diffusers' and transformers' layout: configuration, parameter names and weights. */
+export { type Adapter, type AdapterLayer, readAdapter } from "./adapter.ts";
 export { type AutoencoderKL, type AutoencoderKLConfig, diagonalGaussian } from "./autoencoder-kl.ts";
 export type { AutoencoderTiny, AutoencoderTinyConfig } from "./autoencoder-tiny.ts";
 export type { ClipText, ClipTextConfig, TextStates } from "./clip-text.ts";
@@ -20,6 +21,7 @@ export { type Config, readConfig } from "./config.ts";
 export type { ControlNet, ControlNetConfig, ControlNetInputs } from "./controlnet.ts";
 export type { DiT, DiTConfig } from "./dit.ts";
 export type { Flux, FluxConfig, FluxInputs } from "./flux.ts";
+export { type AdapterUse, type Lora, lora } from "./lora.ts";
 export type { PixArt, PixArtConfig, PixArtInputs } from "./pixart.ts";
 export type { SD3, SD3Config } from "./sd3.ts";
 export type { T5Encoder, T5EncoderConfig } from "./t5-encoder.ts";

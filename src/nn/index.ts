@@ -3,6 +3,7 @@ export * from "./activation.ts";
 export { type AttentionOptions, attention, type QueryKeyNorm, withScoreLimit } from "./attention.ts";
 export { type FeedForwardActivation, feedForward } from "./feed-forward.ts";
 export * from "./layers.ts";
+export { type LowRank, type LowRankBranches, withLowRank } from "./low-rank.ts";
 export * from "./module.ts";
 export * from "./resampling.ts";
 export { type Dropout, type ResnetBlockOptions, resnetBlock } from "./resnet-block.ts";

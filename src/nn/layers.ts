@@ -4,11 +4,13 @@ import {
   conv2d as convolve,
   gather,
   matmul,
+  mul,
   groupNorm as normalizeGroups,
   layerNorm as normalizeLayer,
   rmsNorm as normalizeRms,
   type Tensor,
 } from "../graph/index.ts";
+import { lowRankOf } from "./low-rank.ts";
 import { type Initializer, module, parameter } from "./module.ts";
 
 /** torch's default for linear and convolution weights and biases: uniform within ±1/√fan_in. */
@@ -36,7 +38,11 @@ export function linear(
   const shift = bias ? parameter([outputs], start(initial, inputs, { bias: true })) : undefined;
   return module({ weight, bias: shift }, (x: Tensor) => {
     const y = matmul(x, weight.tensor, { transB: true });
-    return shift ? add(y, shift.tensor) : y;
+    return lowRankOf(weight.tensor).reduce(
+      (sum, { down, up, scale }) =>
+        add(sum, matmul(mul(matmul(x, down, { transB: true }), scale), up, { transB: true })),
+      shift ? add(y, shift.tensor) : y,
+    );
   });
 }
 
@@ -56,7 +62,10 @@ export function conv2d(
   const weight = parameter([outputs, inputs / groups, kernel, kernel], start(initial, fan));
   const shift = bias ? parameter([outputs], start(initial, fan, { bias: true })) : undefined;
   return module({ weight, bias: shift }, (x: Tensor) =>
-    convolve(x, weight.tensor, shift?.tensor, { groups, ...options }),
+    lowRankOf(weight.tensor).reduce(
+      (sum, { down, up, scale }) => add(sum, convolve(mul(convolve(x, down, undefined, options), scale), up)),
+      convolve(x, weight.tensor, shift?.tensor, { groups, ...options }),
+    ),
   );
 }
 

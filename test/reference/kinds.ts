@@ -1,6 +1,7 @@
 import type { CaseKind } from "./case.ts";
 import { imageCases } from "./cases/images.ts";
 import { layers } from "./cases/layers.ts";
+import { loraOutputs } from "./cases/lora.ts";
 import { metrics } from "./cases/metrics.ts";
 import { models } from "./cases/models.ts";
 import { pipelines } from "./cases/pipelines.ts";
@@ -19,5 +20,6 @@ export const caseKinds: readonly CaseKind[] = [
   training,
   metrics,
   pipelines,
+  loraOutputs,
   imageCases,
 ];

@@ -1,0 +1,31 @@
+import { existsSync } from "node:fs";
+import { stat } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
+import { UserError } from "../core/errors.ts";
+import { readSafetensors, readSafetensorsHeader } from "../io/index.ts";
+import { type Adapter, readAdapter } from "../models/index.ts";
+
+/** What diffusers and PEFT call the file of a LoRA in a folder. */
+const FILES = ["pytorch_lora_weights.safetensors", "adapter_model.safetensors"];
+
+/**
+ * Reads a LoRA: a safetensors file, or a folder that diffusers or PEFT wrote.
+ *
+ * @param options.name what scale inputs and messages call it; default the file's or folder's name
+ * @throws UserError when there is none, or it is no LoRA
+ */
+export async function openAdapter(path: string, { name }: { readonly name?: string } = {}): Promise<Adapter> {
+  const kind = await stat(path).catch(() => undefined);
+  if (!kind) throw new UserError(`There is no LoRA ${path}.`, { field: "lora" });
+  const inside = kind.isDirectory() ? FILES.find((file) => existsSync(join(path, file))) : undefined;
+  if (kind.isDirectory() && !inside) {
+    throw new UserError(`${path} holds no LoRA (${FILES.join(" or ")}).`, {
+      hint: "Give the safetensors file itself.",
+      field: "lora",
+    });
+  }
+  const file = inside ? join(path, inside) : path;
+  const { metadata } = await readSafetensorsHeader(file);
+  const called = name ?? (inside ? basename(dirname(file)) : basename(file, ".safetensors"));
+  return readAdapter(await readSafetensors(file), { name: called, metadata });
+}
