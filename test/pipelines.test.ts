@@ -1,6 +1,6 @@
 import { cp, mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { readJsonObject, writeJsonObject } from "../src/io/index.ts";
@@ -197,6 +197,19 @@ describe("folders", () => {
     const lying = join(folder, "lying", "model_index.json");
     await writeJsonObject(lying, { ...(await readJsonObject(lying)), patch: 3 });
     await refused("lying", /takes 12 channels for patches of 3×3.\nPictures have 9 or 27/);
+  });
+
+  test("of the first published pipelines, whose parts lie side by side, are read", async () => {
+    const path = join(folder, "flat");
+    for (const part of ["model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"]) {
+      await cp(join(folder, "plain", part), join(path, basename(part)));
+    }
+    await refused("flat", /There is no file .*scheduler_config.json/);
+    await cp(join(folder, "plain", "scheduler", "scheduler_config.json"), join(path, "scheduler_config.json"));
+    const flat = await pipeline(TASK, path, { threads: 1 });
+    const request = { count: 1, steps: 3 };
+    expect(bytesOf(await flat.generate(request))).toEqual(bytesOf(await plain.generate(request)));
+    await flat.close();
   });
 
   test("of a network alone: its pipeline's schedule, or DDPM's with a warning", async () => {

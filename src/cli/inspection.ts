@@ -147,8 +147,11 @@ async function inspectPipeline(path: string): Promise<Omit<Inspection, "path">> 
   const notes: Record<string, string> = {};
   let schedule: ScheduleFacts | undefined;
   for (const [name, component] of components) {
-    if (existsSync(join(component.path, "config.json"))) models.push(await modelFacts(component.path, name));
-    else if (existsSync(join(component.path, "scheduler_config.json"))) schedule = await scheduleFacts(component.path);
+    // The first published pipelines have the files of their parts beside model_index.json.
+    const folder = existsSync(component.path) ? component.path : path;
+    const isScheduler = name === "scheduler";
+    if (!isScheduler && existsSync(join(folder, "config.json"))) models.push(await modelFacts(folder, name));
+    else if (isScheduler && existsSync(join(folder, "scheduler_config.json"))) schedule = await scheduleFacts(folder);
     else if (name !== "classes") notes[name] = component.className;
   }
   if (Array.isArray(index.classes)) notes.classes = index.classes.join(", ");

@@ -69,8 +69,9 @@ export async function readUnconditionalFolder(path: string): Promise<Uncondition
 }
 
 async function ofPipeline(path: string, folder: string): Promise<UnconditionalFolder> {
-  const { className, components } = await readPipelineFolder(folder, { needs: ["unet"] });
-  const unet = components.get("unet")!;
+  const { className, components } = await readPipelineFolder(folder);
+  const unet = components.get("unet");
+  if (!unet) throw new UserError(`${join(folder, "model_index.json")} lists no unet; it is a ${className}.`);
   const others = [...components.keys()].filter((name) => !["unet", "scheduler", "classes"].includes(name));
   if (unet.className !== "UNet2DModel" || others.length > 0) {
     const parts = [...components].map(([name, component]) => `${name} (${component.className})`);
@@ -82,7 +83,16 @@ async function ofPipeline(path: string, folder: string): Promise<UnconditionalFo
   if (!scheduler) throw new UserError(`${join(folder, "model_index.json")} lists no scheduler.`);
   const index = await readJsonObject(join(folder, "model_index.json"));
   const patch = patchOf(index, className, folder);
-  return opened(path, unet.path, await readSchedulerConfig(scheduler.path), { patch, names: classNames(index) });
+  const schedulerConfig = await readSchedulerConfig(partFolder(scheduler.path, folder, "scheduler_config.json"));
+  return opened(path, partFolder(unet.path, folder, "config.json"), schedulerConfig, {
+    patch,
+    names: classNames(index),
+  });
+}
+
+/** The first published pipelines have the files of their parts beside model_index.json. */
+function partFolder(own: string, pipeline: string, file: string): string {
+  return !existsSync(own) && existsSync(join(pipeline, file)) ? pipeline : own;
 }
 
 async function ofNetwork(path: string): Promise<UnconditionalFolder> {
