@@ -67,3 +67,4 @@ export {
   type TensorEntry,
 } from "./safetensors-format.ts";
 export { type TerminalImageOptions, terminalImage } from "./terminal-image.ts";
+export { type EncodedPrompt, openTokenizer, type TextTokenizer } from "./tokenizer.ts";

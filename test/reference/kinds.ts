@@ -8,6 +8,7 @@ import { pipelines } from "./cases/pipelines.ts";
 import { process } from "./cases/process.ts";
 import { rng } from "./cases/rng.ts";
 import { schedulers } from "./cases/schedulers.ts";
+import { tokenizers } from "./cases/tokenizers.ts";
 import { training } from "./cases/training.ts";
 
 /** Every kind of reference case that is built, in the order they run. */
@@ -19,6 +20,7 @@ export const caseKinds: readonly CaseKind[] = [
   models,
   training,
   metrics,
+  tokenizers,
   pipelines,
   loraOutputs,
   imageCases,
