@@ -5,10 +5,13 @@ import { type Dataset, idxFiles, imageFolder, mnistDigits, mnistLike } from "../
 import type { Recipe } from "./recipe.ts";
 
 /**
- * Opens the data that a recipe names.
+ * Opens the data that a recipe names. Decoded images are kept in `cache` (see `imageFolder`).
  * @throws UserError where there is no such data, or it is not what the recipe says
  */
-export async function datasetOf(recipe: Recipe, { signal }: { signal?: AbortSignal } = {}): Promise<Dataset> {
+export async function datasetOf(
+  recipe: Recipe,
+  { signal, cache }: { signal?: AbortSignal; cache?: string | false } = {},
+): Promise<Dataset> {
   const { data, flip, labels, size } = recipe;
   if (data === "mnist") return mnistDigits({ padTo: size ?? 32, flip });
   const found = statSync(data, { throwIfNoEntry: false });
@@ -37,6 +40,7 @@ export async function datasetOf(recipe: Recipe, { signal }: { signal?: AbortSign
     background: recipe.background,
     skipUnreadable: recipe.skipUnreadable,
     flip,
+    cache,
     signal,
   });
 }

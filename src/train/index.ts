@@ -3,6 +3,7 @@ export * from "./checkpoint.ts";
 export { datasetOf } from "./dataset.ts";
 export { networkFor, scheduleOf, type TrainedNetwork } from "./network.ts";
 export * from "./objective.ts";
+export { type MemoryEstimate, planTraining, type TimeEstimate, type TrainingPlan } from "./plan.ts";
 export * from "./recipe.ts";
 export { readMetrics, runPaths, schedulerConfigOf, writeModel } from "./run-folder.ts";
 export * from "./step.ts";

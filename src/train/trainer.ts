@@ -49,13 +49,7 @@ export async function openTrainer(
   trained: TrainedNetwork,
   from?: Checkpoint,
 ): Promise<Trainer> {
-  const data = fingerprint(dataset);
-  if (from && from.progress.data !== data) {
-    throw new UserError(`The run was started on other data than ${dataset.name}.`, {
-      hint: "Give the data it was started with, or another run folder.",
-      field: "data",
-    });
-  }
+  const data = from ? requireSameData(from.progress, dataset) : fingerprint(dataset);
   const random = from ? restored(from.progress.random) : seeded(recipe.seed);
   const start = from ? undefined : initialize(trained.network, random);
   const frozen = frozenParameters(trained, from, start);
@@ -146,6 +140,18 @@ export async function openTrainer(
     },
     close: () => session.close(),
   };
+}
+
+/**
+ * Checks that a run goes on with the data it was started on.
+ * @returns the data's fingerprint
+ */
+export function requireSameData({ data }: Pick<Progress, "data">, dataset: Dataset): string {
+  if (data === fingerprint(dataset)) return data;
+  throw new UserError(`The run was started on other data than ${dataset.name}.`, {
+    hint: "Give the data it was started with, or another run folder.",
+    field: "data",
+  });
 }
 
 interface Prepared {

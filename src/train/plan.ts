@@ -1,0 +1,187 @@
+import { totalmem } from "node:os";
+import { join } from "node:path";
+import { seeded } from "../core/random.ts";
+import type { Dataset } from "../data/index.ts";
+import { readProgress } from "./checkpoint.ts";
+import { datasetOf } from "./dataset.ts";
+import { type GraphCost, graphCost } from "./graph-cost.ts";
+import { lossFor, networkFor, type TrainedNetwork } from "./network.ts";
+import { type Recipe, type RecipeInput, readRecipe } from "./recipe.ts";
+import { newestCheckpoint, runPaths } from "./run-folder.ts";
+import { type TrainingStep, trainingStep } from "./step.ts";
+import { openTrainer, requireSameData } from "./trainer.ts";
+
+/** What a training run would take. Sizes are bytes, times seconds. */
+export interface TrainingPlan {
+  readonly recipe: Recipe;
+  /** Numbers that are trained. */
+  readonly parameters: number;
+  readonly images: {
+    readonly count: number;
+    readonly channels: number;
+    readonly height: number;
+    readonly width: number;
+    /** Classes the network is conditioned on; 0 for none. */
+    readonly classes: number;
+  };
+  /** What the network sees of an image: [channels, height, width]. */
+  readonly sample: readonly [number, number, number];
+  readonly memory: MemoryEstimate;
+  readonly time: TimeEstimate;
+  /** Steps that the run folder's newest checkpoint has done already. */
+  readonly done: number;
+  /** Steps that are left, or as many of them as `minutes` allows. */
+  readonly steps: number;
+  /** How often every image is seen in the whole run, what is done already included. */
+  readonly epochs: number;
+  /** What to know before starting: about the data, and when memory will not do. */
+  readonly warnings: readonly string[];
+}
+
+/** The largest resident memory of the process, and what it consists of. See {@link memoryEstimate}. */
+export interface MemoryEstimate {
+  readonly peak: number;
+  /** Node and ONNX Runtime themselves. */
+  readonly fixed: number;
+  readonly images: number;
+  /** Parameters, moments and average, their next values, and their copies while a checkpoint is written. */
+  readonly state: number;
+  /** Intermediate results of a step. */
+  readonly activations: number;
+}
+
+export interface TimeEstimate {
+  readonly perStep: number;
+  readonly imagesPerSecond: number;
+  /** For the steps that are left. */
+  readonly total: number;
+  /** How many steps were measured, and with how many images each. */
+  readonly measured: { readonly steps: number; readonly images: number };
+}
+
+/** Node, the worker thread and ONNX Runtime before a step is loaded (measured). */
+const FIXED_BYTES = 230e6;
+/** What ONNX Runtime's arena takes for each byte that is alive at the peak (measured, see plan.slow.test.ts). */
+const ARENA_FACTOR = 1.65;
+/** Vectors of all parameters besides those the step writes: the state; while a checkpoint is written, a copy; the model. */
+const STATE_COPIES = 9;
+/** Work and intermediate results of one measured step at most: a second or a few on two cores. */
+const PROBE_FLOPS = 60e9;
+const PROBE_BYTES = 300e6;
+/** Measuring ends after so many steps, or when it has taken so long. */
+const PROBE_STEPS = 3;
+const PROBE_SECONDS = 6;
+
+/**
+ * Says what a training run would take, without taking a step of it and without writing a file. Everything that `train`
+ * checks before its first step is checked, and the time is that of a few steps of the real graph on random pictures,
+ * with a smaller batch where the real one would take long.
+ *
+ * @param options.dataset data that is already open; otherwise the recipe's is decoded
+ * @throws UserError for a recipe, data or run folder that `train` would refuse
+ */
+export async function planTraining(
+  input: RecipeInput,
+  options: { readonly signal?: AbortSignal; readonly dataset?: Dataset } = {},
+): Promise<TrainingPlan> {
+  const recipe = readRecipe(input);
+  const dataset = options.dataset ?? (await datasetOf(recipe, { signal: options.signal, cache: false }));
+  const trained = networkFor(recipe, dataset);
+  const newest = await newestCheckpoint(recipe);
+  const progress = newest ? await readProgress(join(runPaths(recipe.run).checkpoints, newest)) : undefined;
+  if (progress) requireSameData(progress, dataset);
+  const part = recipe.batch / recipe.accumulate;
+  const step = trainingStep(trained.network, lossFor(recipe, dataset, trained, part), recipe);
+  const cost = graphCost(Object.values(step.outputs));
+  const memory = memoryEstimate(step, cost, dataset.images.length);
+
+  const share = Math.min(1, PROBE_FLOPS / cost.flops, PROBE_BYTES / cost.peakBytes);
+  const images = Math.max(1, Math.floor(part * share));
+  const measured = await measure({ ...recipe, batch: images, accumulate: 1 }, dataset, trained, options.signal);
+  const perStep = (measured.seconds * recipe.batch) / images;
+  const done = progress?.step ?? 0;
+  const left = Math.max(0, recipe.steps - done);
+  const secondsLeft = Math.max(0, (recipe.minutes ?? Number.POSITIVE_INFINITY) * 60 - (progress?.seconds ?? 0));
+  const steps = Math.min(left, Math.ceil(secondsLeft / perStep));
+  return {
+    recipe,
+    parameters: step.layout.size,
+    images: {
+      count: dataset.count,
+      channels: dataset.channels,
+      height: dataset.height,
+      width: dataset.width,
+      classes: trained.classes,
+    },
+    sample: trained.sample,
+    memory,
+    time: {
+      perStep,
+      imagesPerSecond: recipe.batch / perStep,
+      total: steps * perStep,
+      measured: { steps: measured.steps, images },
+    },
+    done,
+    steps,
+    epochs: ((done + steps) * recipe.batch) / dataset.count,
+    warnings: [...dataset.warnings, ...memoryWarnings(memory, recipe)],
+  };
+}
+
+/**
+ * The peak of resident memory as the sum of
+ * - what Node and ONNX Runtime take before anything is loaded,
+ * - the images, a byte a sample,
+ * - vectors of 4 bytes a parameter: parameters, both moments and the average, and while a checkpoint is written a copy
+ *   of each,
+ * - the intermediate results alive at the step's worst moment, which `graphCost` counts, times what the memory arena
+ *   of ONNX Runtime adds by the sizes it rounds to.
+ */
+export function memoryEstimate({ layout }: TrainingStep, { peakBytes }: GraphCost, images: number): MemoryEstimate {
+  const state = STATE_COPIES * 4 * layout.size;
+  const activations = Math.round(ARENA_FACTOR * peakBytes);
+  return { peak: FIXED_BYTES + images + state + activations, fixed: FIXED_BYTES, images, state, activations };
+}
+
+/** The median time of a few steps on random images. */
+async function measure(recipe: Recipe, like: Dataset, trained: TrainedNetwork, signal: AbortSignal | undefined) {
+  const trainer = await openTrainer(recipe, randomImages(like, recipe.batch, trained.classes), trained);
+  try {
+    // The first run also allocates.
+    await trainer.next();
+    const times: number[] = [];
+    const end = performance.now() + 1000 * PROBE_SECONDS;
+    do {
+      signal?.throwIfAborted();
+      times.push((await trainer.next()).seconds);
+    } while (times.length < PROBE_STEPS && performance.now() < end);
+    times.sort((a, b) => a - b);
+    return { seconds: times[Math.floor(times.length / 2)]!, steps: times.length };
+  } finally {
+    await trainer.close();
+  }
+}
+
+function randomImages(like: Dataset, count: number, classes: number): Dataset {
+  const { channels, height, width } = like;
+  const bytes = seeded(0).uniform([count * channels * height * width], { high: 256 }).data;
+  return {
+    name: "random images",
+    images: Uint8Array.from(bytes),
+    count,
+    channels,
+    height,
+    width,
+    ...(classes > 0 ? { labels: Int32Array.from({ length: count }, (_, i) => i % classes) } : {}),
+    flip: false,
+    warnings: [],
+  };
+}
+
+function memoryWarnings({ peak }: MemoryEstimate, { accumulate }: Recipe): string[] {
+  const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(1)} GB`;
+  if (peak < 0.9 * totalmem()) return [];
+  return [
+    `A step needs about ${gigabytes(peak)} of memory and this machine has ${gigabytes(totalmem())}. Cut the batch into more parts (accumulate ${2 * accumulate}), or take a smaller batch, fewer channels or patches.`,
+  ];
+}
