@@ -36,6 +36,6 @@ test.each(runs)("the plan's memory is within a quarter of what a run takes: %j %
   expect(plan.memory.peak / measured.peak).toBeGreaterThan(0.75);
   expect(plan.memory.peak / measured.peak).toBeLessThan(1.25);
   // Other processes may take turns with either measurement.
-  expect(plan.time.perStep / measured.seconds).toBeGreaterThan(1 / 3);
-  expect(plan.time.perStep / measured.seconds).toBeLessThan(3);
+  expect(plan.time.perStep / measured.seconds).toBeGreaterThan(1 / 5);
+  expect(plan.time.perStep / measured.seconds).toBeLessThan(5);
 });
