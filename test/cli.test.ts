@@ -26,11 +26,22 @@ beforeAll(async () => {
   await writeTinyPipeline(at("plain"));
   await writeTinyPipeline(at("animals"), { classes: ["cat", "dog"], classDropout: true, imageChannels: 1 });
   await writeTinyPipeline(at("patched"), { patch: 2, imageChannels: 1 });
+  for (let i = 0; i < 8; i++) {
+    const data = Uint8Array.from({ length: 64 }, (_, k) => (i * 31 + k * (i + 1)) % 256);
+    await saveImage(at("pictures", i % 2 ? "odd" : "even", `${i}.png`), hostImage(8, 8, 1, data));
+  }
   const pixels = Uint8Array.from({ length: 40 * 30 * 3 }, (_, i) => (i * 7) % 256);
   await saveImage(at("photo.png"), hostImage(40, 30, 3, pixels));
 });
 
 afterAll(() => rm(folder, { recursive: true, force: true }));
+
+/** Options for training on the small pictures, in an instant. */
+const options = () => [
+  ...["--data", at("pictures"), "--size", "8", "--channels", "8", "--layers", "1", "--batch", "4", "--warmup", "1"],
+  ...["--patch", "2", "--colour", "gray", "--labels", "folders", "--classes", "--no-middle-attention"],
+  ...["--sample-count", "4", "--sample-steps", "3", "--sample-every", "1000"],
+];
 
 /** Runs a command line in this process. */
 async function command(...words: string[]) {
@@ -193,19 +204,6 @@ describe("allegory sample", () => {
 });
 
 describe("allegory train", () => {
-  const options = () => [
-    ...["--data", at("pictures"), "--size", "8", "--channels", "8", "--layers", "1", "--batch", "4", "--warmup", "1"],
-    ...["--patch", "2", "--colour", "gray", "--labels", "folders", "--classes", "--no-middle-attention"],
-    ...["--sample-count", "4", "--sample-steps", "3", "--sample-every", "1000"],
-  ];
-
-  beforeAll(async () => {
-    for (let i = 0; i < 8; i++) {
-      const data = Uint8Array.from({ length: 64 }, (_, k) => (i * 31 + k * (i + 1)) % 256);
-      await saveImage(at("pictures", i % 2 ? "odd" : "even", `${i}.png`), hostImage(8, 8, 1, data));
-    }
-  });
-
   test("that is interrupted checkpoints, says how to continue, continues, and draws what its own preview shows", async () => {
     const words = ["train", ...options(), "--run", "run", "--steps", "100000"];
     const stopped = await allegory(words, { cwd: folder, watch: sendOnce("SIGINT", /^step \d+\/100000 {2}loss /m) });
@@ -255,17 +253,29 @@ describe("allegory train", () => {
     const { status, out } = await command("train", ...words);
     expect(status).toBe(0);
     const plan = JSON.parse(out);
-    expect(plan).toMatchObject({ images: 8, width: 8, height: 8, channels: 3, classes: 0 });
+    expect(plan.recipe).toMatchObject({ batch: 2, flip: false, steps: 7, channels: [8, 8], lr: 2e-4 });
+    expect(plan).toMatchObject({
+      images: { count: 8, width: 8, height: 8, channels: 3, classes: 0 },
+      done: 0,
+      steps: 7,
+    });
     expect(plan.parameters).toBeGreaterThan(1000);
-    expect(plan.memoryBytes).toBeGreaterThan(1e6);
-    expect(plan.seconds).toBeCloseTo(7 * plan.secondsPerStep, 5);
+    expect(plan.memory.peak).toBeGreaterThan(1e6);
+    expect(plan.time.total).toBeCloseTo(7 * plan.time.perStep, 5);
+    const { out: text } = await command("train", ...words.slice(0, -1));
+    expect(text).toMatch(/^data +8 images of 8×8×3\nnetwork +[\d,]+ parameters .*\nmemory .*\ntime .* 7 steps of /);
+    expect(text).toMatch(/Nothing was trained or written.\n$/);
     expect(existsSync(at("dry"))).toBe(false);
   });
 });
 
 describe("allegory inspect", () => {
+  beforeAll(async () => {
+    expect((await command("train", ...options(), "--run", at("short"), "--steps", "2")).status).toBe(0);
+  });
+
   test("shows a run: recipe, progress, network, schedule", async () => {
-    const { status, out } = await command("inspect", at("run"));
+    const { status, out } = await command("inspect", at("short"));
     expect(status).toBe(0);
     expect(out).toMatch(/training run/);
     expect(out).toMatch(/progress: step \d+ of \d+/);
@@ -276,8 +286,8 @@ describe("allegory inspect", () => {
   });
 
   test("shows a checkpoint: its step, and every tensor with dtype, shape and size", async () => {
-    const [name] = await readdir(at("run", "checkpoints"));
-    const path = at("run", "checkpoints", name!);
+    const [name] = await readdir(at("short", "checkpoints"));
+    const path = at("short", "checkpoints", name!);
     const { out } = await command("inspect", path);
     expect(out).toMatch(/checkpoint of a training run/);
     expect(out).toMatch(/step: \d+\n/);

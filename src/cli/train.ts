@@ -1,12 +1,18 @@
 import type { Command } from "commander";
-import { readRecipe, recipeSchema, type TrainingEvent, type TrainingResult, train } from "../train/index.ts";
+import {
+  planTraining,
+  readRecipe,
+  recipeSchema,
+  type TrainingEvent,
+  type TrainingResult,
+  train,
+} from "../train/index.ts";
 import type { Console } from "./console.ts";
-import { bytes, duration, short, whole } from "./format.ts";
+import { bytes, duration, short, table, whole } from "./format.ts";
 import { Interrupted, interruptible } from "./interrupt.ts";
 import { progressLine } from "./progress-line.ts";
 import { readRecipeFile } from "./recipe-file.ts";
 import { addSchemaOptions, givenOptions } from "./schema-options.ts";
-import { planOf } from "./training-plan.ts";
 
 interface TrainFlags {
   readonly dryRun?: boolean;
@@ -32,7 +38,13 @@ export function trainCommand(program: Command, io: Console): void {
       ...(file === undefined ? {} : await readRecipeFile(file)),
       ...givenOptions(command, recipeSchema),
     };
-    if (flags.dryRun) return dryRun(recipe, flags, io);
+    if (flags.dryRun) {
+      await interruptible(
+        () => io.remark("Stopping."),
+        (signal) => dryRun(recipe, flags, io, signal),
+      );
+      return;
+    }
     const announce = () => io.remark("Stopping after this step. Ctrl-C again ends at once, without a checkpoint.");
     const { result, run } = await interruptible(announce, (signal) => trainWithProgress(recipe, flags, io, signal));
     if (flags.json) io.json({ event: "ended", ...summary(result) });
@@ -51,6 +63,7 @@ export async function trainWithProgress(
   const recipe = readRecipe(input);
   const progress = progressLine(io.out);
   const loss = smoothed(0.98);
+  const seconds = smoothed(0.9);
   const onEvent = (event: TrainingEvent) => {
     if (json) {
       const { kind, ...rest } = event;
@@ -68,7 +81,7 @@ export async function trainWithProgress(
       case "step":
         progress.update(
           `step ${event.step}/${event.steps}  loss ${loss(event.loss).toFixed(4)}  ` +
-            `${short(event.imagesPerSecond)} images/s  ETA ${duration(event.secondsLeft)}`,
+            `${short(recipe.batch / seconds(event.seconds))} images/s  ETA ${duration(event.secondsLeft)}`,
         );
         return;
       case "checkpoint":
@@ -83,23 +96,38 @@ export async function trainWithProgress(
   }
 }
 
-async function dryRun(input: Record<string, unknown>, { json }: TrainFlags, io: Console): Promise<void> {
-  const recipe = readRecipe(input);
-  const plan = await planOf(recipe);
+async function dryRun(
+  input: Record<string, unknown>,
+  { json }: TrainFlags,
+  io: Console,
+  signal: AbortSignal,
+): Promise<void> {
+  const plan = await planTraining(readRecipe(input), { signal });
   if (json) {
     io.json(plan);
     return;
   }
-  const { images, width, height, channels, classes, parameters, memoryBytes, secondsPerStep, seconds } = plan;
-  io.print(
-    `data        ${whole(images)} images of ${width}×${height}×${channels}${classes ? `, ${classes} classes` : ""}`,
-  );
-  for (const warning of plan.warnings) io.print(`            note: ${warning}`);
-  io.print(`network     ${whole(parameters)} parameters (${bytes(parameters * 4)})`);
-  io.print(`memory      ${bytes(memoryBytes)} at most, measured`);
-  io.print(`time        ${duration(seconds)}: ${recipe.steps} steps of ${short(secondsPerStep)} s, measured`);
-  io.print(`speed       ${short(recipe.batch / secondsPerStep)} images/s`);
-  io.print("Nothing was written.");
+  const { recipe, parameters, images, memory, time, done, steps, epochs, warnings } = plan;
+  const { count, width, height, channels, classes } = images;
+  const left = done > 0 ? `${whole(steps)} steps after the ${whole(done)} that are done` : `${whole(steps)} steps`;
+  const parts = `${bytes(memory.fixed)} fixed, ${bytes(memory.images)} images, ${bytes(memory.state)} state, ${bytes(memory.activations)} activations`;
+  const rows = [
+    ["data", `${whole(count)} images of ${width}×${height}×${channels}${classes > 0 ? `, ${classes} classes` : ""}`],
+    [
+      "network",
+      `${whole(parameters)} parameters (${bytes(parameters * 4)}), seeing ${plan.sample.join("×")} of an image`,
+    ],
+    ["memory", `about ${bytes(memory.peak)} at most: ${parts}`],
+    ["time", `about ${duration(time.total)}: ${left} of ${short(time.perStep)} s, every image ${short(epochs)} times`],
+    [
+      "speed",
+      `${short(time.imagesPerSecond)} images/s, from ${time.measured.steps} measured steps of ${time.measured.images} images`,
+    ],
+    ["device", recipe.device],
+  ];
+  io.print(table(rows));
+  for (const warning of warnings) io.print(`note: ${warning}`);
+  io.print("Nothing was trained or written.");
 }
 
 function summary({ step, ended, seconds, model }: TrainingResult): Record<string, unknown> {
