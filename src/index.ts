@@ -57,11 +57,13 @@ export {
   unconditionalRequest,
 } from "./pipelines/index.ts";
 export {
+  planTraining,
   type Recipe,
   type RecipeInput,
   readRecipe,
   recipeSchema,
   type TrainingEvent,
+  type TrainingPlan,
   type TrainingResult,
   type TrainOptions,
   train,
