@@ -204,13 +204,17 @@ function correlateBlocked(emitter: Emitter, x: string, dy: string, { n, c, o, h,
   const images = block / columns;
   const strips = w / columns;
   const blockedDy = emitter.op("ReorderInput", [dy], {}, nchwc); // [n, o/block, h, w, block]
-  const rows = emitter.ints([n / images, images, o / block, h, strips, columns * block]);
-  const moved = emitter.op("Transpose", [emitter.op("Reshape", [blockedDy, rows])], { perm: [2, 0, 4, 3, 1, 5] });
+  const moved = moveBlocks(
+    emitter,
+    blockedDy,
+    [n / images, images, o / block, h, strips],
+    [2, 0, 4, 3, 1],
+    columns * block,
+  );
   const kernel = emitter.op("Reshape", [moved, emitter.ints([o, n * w, h, 1])]);
   const taps = [0, 1, 2].map((v) => {
     const shifted = v === 1 ? x : emitter.op("Pad", [x, emitter.ints([0, 0, 0, 1 - v, 0, 0, 0, v - 1])]);
-    const cut = emitter.op("Reshape", [shifted, emitter.ints([n / images, images, c, h, strips, columns])]);
-    const image = emitter.op("Transpose", [cut], { perm: [0, 4, 3, 2, 1, 5] });
+    const image = moveBlocks(emitter, shifted, [n / images, images, c, h, strips], [0, 4, 3, 2, 1], columns);
     const y = emitter.op(
       "Conv",
       [emitter.op("Reshape", [image, emitter.ints([1, n * w, h, c])]), kernel],
@@ -233,4 +237,37 @@ function correlateBlocked(emitter: Emitter, x: string, dy: string, { n, c, o, h,
   ]);
   const ordered = emitter.op("Transpose", [turned], { perm: [3, 0, 4, 1, 2] });
   return emitter.op("Reshape", [ordered, emitter.ints([c, o, 3, 3])]);
+}
+
+/**
+ * Transposes whole blocks of `length` numbers: x as [...shape, length] to the given order of its axes. By Gather, which
+ * ONNX Runtime shares among threads; its Transpose runs on one.
+ */
+function moveBlocks(
+  emitter: Emitter,
+  x: string,
+  shape: readonly number[],
+  order: readonly number[],
+  length: number,
+): string {
+  // A leading axis that stays needs no indices of its own.
+  const kept = order[0] === 0 ? shape[0]! : 1;
+  const axes = order[0] === 0 ? order.slice(1) : order;
+  const sizes = order[0] === 0 ? [1, ...shape.slice(1)] : shape;
+  const count = sizes.reduce((a, b) => a * b, 1);
+  const strides = sizes.map((_, i) => sizes.slice(i + 1).reduce((a, b) => a * b, 1));
+  const indices = new Int32Array(count);
+  for (let to = 0; to < count; to++) {
+    let rest = to;
+    let from = 0;
+    for (let i = axes.length - 1; i >= 0; i--) {
+      const size = sizes[axes[i]!]!;
+      from += (rest % size) * strides[axes[i]!]!;
+      rest = Math.floor(rest / size);
+    }
+    indices[to] = from;
+  }
+  const blocks = emitter.op("Reshape", [x, emitter.ints([kept, count, length])]);
+  const table = emitter.constant({ dtype: "int32", shape: [count], data: indices });
+  return emitter.op("Gather", [blocks, table], { axis: 1 });
 }

@@ -83,25 +83,18 @@ function groupNormAlone(
   { groups, epsilon }: Groups,
 ): string {
   const perChannel = emitter.ints([shape[1]!, ...shape.slice(2).map(() => 1)]);
-  const normal = normalizedGroups(emitter, x, shape, { groups, epsilon });
+  const vector = (value: number) => emitter.constant(float32([groups], new Float32Array(groups).fill(value)));
+  const grouped = emitter.op("Reshape", [x, emitter.ints([shape[0]!, groups, -1])]);
+  const inputs = [grouped, vector(1), vector(0)];
+  const normal = emitter.op("InstanceNormalization", inputs, { epsilon: float(epsilon) });
   const back = emitter.op("Reshape", [normal, emitter.ints(shape)]);
   const scaled = emitter.op("Mul", [back, emitter.op("Reshape", [scale, perChannel])]);
   return emitter.op("Add", [scaled, emitter.op("Reshape", [shift, perChannel])]);
 }
 
-/** x̂ as [n, groups, K]. */
-function normalizedGroups(emitter: Emitter, x: string, shape: Shape, { groups, epsilon }: Groups): string {
-  const vector = (value: number) => float32([groups], new Float32Array(groups).fill(value));
-  const grouped = emitter.op("Reshape", [x, emitter.ints([shape[0]!, groups, -1])]);
-  const ones = emitter.constant(vector(1));
-  const zeros = emitter.constant(vector(0));
-  return emitter.op("InstanceNormalization", [grouped, ones, zeros], { epsilon: float(epsilon) });
-}
-
 /**
- * The same with μ and r for the gradient. InstanceNormalization computes them in two exact passes but does not give them
- * away; r follows from q = mean(x·x̂) = var/√(var + ε): var = (q² + √(q⁴ + 4q²ε))/2. (The one-pass E[x²] − μ² loses its
- * digits where the mean is large.)
+ * The same with μ and r, which the gradient needs and InstanceNormalization does not give away. Two passes, because the
+ * one-pass variance E[x²] − μ² loses its digits where the mean is large: d = x − μ, var = mean(d²), y = γ·r·d + β.
  */
 function groupNormWithStatistics(
   emitter: Emitter,
@@ -112,29 +105,29 @@ function groupNormWithStatistics(
   { groups, epsilon }: Groups,
 ): readonly string[] {
   const [n, channels] = shape as [number, number];
-  const size = (channels / groups) * shape.slice(2).reduce((a, b) => a * b, 1);
+  const perGroup = channels / groups;
+  const area = shape.slice(2).reduce((a, b) => a * b, 1);
   const value = (number: number) => emitter.constant(float32([], [number]));
+  const grouped = emitter.op("Reshape", [x, emitter.ints([n, groups, perGroup * area])]);
+  const mu = emitter.op("ReduceMean", [grouped, emitter.ints([2])], { keepdims: 1 }); // [n, groups, 1]
+  const minusMu = emitter.op("Expand", [emitter.op("Neg", [mu]), emitter.ints([n, groups, perGroup])]);
+  const ones = emitter.constant(float32([n, channels], new Float32Array(n * channels).fill(1)));
+  const centred = scaleAndShiftOnnx(emitter, x, ones, minusMu, undefined, shape);
   // By channel first: short rows keep the dot products in cache.
-  const rows = emitter.ints([n, channels, 1, size / (channels / groups)]);
-  const normal = emitter.op("Reshape", [normalizedGroups(emitter, x, shape, { groups, epsilon }), rows]);
-  const plain = emitter.op("Reshape", [x, rows]);
-  const products = emitter.target.contrib
-    ? emitter.op("FusedMatMul", [plain, normal], { transB: 1 }, "com.microsoft")
-    : emitter.op("ReduceSum", [emitter.op("Mul", [plain, normal]), emitter.ints([3])]);
-  const byGroup = emitter.op("Reshape", [products, emitter.ints([n, groups, channels / groups])]);
+  const rows = emitter.op("Reshape", [centred, emitter.ints([n, channels, 1, area])]);
+  const squares = emitter.target.contrib
+    ? emitter.op("FusedMatMul", [rows, rows], { transB: 1 }, "com.microsoft")
+    : emitter.op("ReduceSumSquare", [rows, emitter.ints([3])]);
+  const byGroup = emitter.op("Reshape", [squares, emitter.ints([n, groups, perGroup])]);
   const total = emitter.op("ReduceSum", [byGroup, emitter.ints([2])], { keepdims: 1 });
-  const q = emitter.op("Mul", [total, value(1 / size)]);
-  const q2 = emitter.op("Mul", [q, q]);
-  const root = emitter.op("Sqrt", [emitter.op("Mul", [q2, emitter.op("Add", [q2, value(4 * epsilon)])])]);
-  const variance = emitter.op("Mul", [emitter.op("Add", [q2, root]), value(0.5)]);
+  const variance = emitter.op("Mul", [total, value(1 / (perGroup * area))]);
   const r = emitter.op("Reciprocal", [emitter.op("Sqrt", [emitter.op("Add", [variance, value(epsilon)])])]);
-  const grouped = emitter.op("Reshape", [x, emitter.ints([n, groups, size])]);
-  const mu = emitter.op("ReduceMean", [grouped, emitter.ints([2])], { keepdims: 1 });
-  const gamma = emitter.op("Reshape", [scale, emitter.ints([1, groups, channels / groups])]);
-  const beta = emitter.op("Reshape", [shift, emitter.ints([1, groups, channels / groups])]);
-  const a = emitter.op("Mul", [r, gamma]);
-  const b = emitter.op("Sub", [beta, emitter.op("Mul", [mu, a])]);
-  return [scaleAndShiftOnnx(emitter, x, a, b, undefined, shape), mu, r];
+  const gamma = emitter.op("Mul", [r, emitter.op("Reshape", [scale, emitter.ints([1, groups, perGroup])])]);
+  const beta = emitter.op("Expand", [
+    emitter.op("Reshape", [shift, emitter.ints([1, groups, perGroup])]),
+    emitter.ints([n, groups, perGroup]),
+  ]);
+  return [scaleAndShiftOnnx(emitter, centred, gamma, beta, undefined, shape), mu, r];
 }
 
 /**
