@@ -20,6 +20,8 @@ export interface PlotOptions {
   readonly yScale?: "linear" | "log";
   readonly width?: number;
   readonly height?: number;
+  /** Where the names of the lines stand: where the lines are not. */
+  readonly legend?: "top right" | "bottom left";
 }
 
 /** Distinguishable with colour-blindness too: the palette of Okabe and Ito (2008). */
@@ -32,6 +34,7 @@ const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9
  */
 export function linePlot(series: readonly Series[], options: PlotOptions = {}): string {
   const { title, xLabel, yLabel, xScale = "linear", yScale = "linear", width = 720, height = 420 } = options;
+  const { legend: corner = "top right" } = options;
   for (const { name, x, y } of series) {
     if (x.length !== y.length) throw new UserError(`Series "${name}" has ${x.length} x and ${y.length} y values.`);
   }
@@ -81,7 +84,9 @@ export function linePlot(series: readonly Series[], options: PlotOptions = {}): 
     line(y, mean ? 'stroke-width="1" stroke-opacity="0.28"' : 'stroke-width="1.8"');
     if (mean) line(mean, 'stroke-width="2"');
   });
-  parts.push(...legend(series, right, top));
+  const names = legendBox(series);
+  const place = corner === "top right" ? [right - names.width - 6, top + 4] : [left + 6, bottom - names.height - 6];
+  parts.push(...legend(series, place as [number, number]));
   if (title)
     parts.push(`<text x="${left}" y="24" font-size="15" font-weight="600" fill="#222">${escapeXml(title)}</text>`);
   if (xLabel) {
@@ -247,20 +252,22 @@ function pathOf(
   return path.replace(/(M[^ML]+)(?=M|$)/g, "$1h0");
 }
 
-function legend(series: readonly Series[], right: number, top: number): string[] {
+function legend(series: readonly Series[], [x, top]: readonly [number, number]): string[] {
   if (series.length < 2) return [];
-  const longest = Math.max(...series.map((s) => s.name.length));
-  const width = 44 + 7 * longest;
-  const x = right - width - 6;
-  const box = `<rect x="${x}" y="${top + 4}" width="${width}" height="${series.length * 18 + 8}" rx="4" fill="#fff" fill-opacity="0.85"/>`;
+  const { width, height } = legendBox(series);
+  const box = `<rect x="${x}" y="${top}" width="${width}" height="${height}" rx="4" fill="#fff" fill-opacity="0.85"/>`;
   const rows = series.flatMap(({ name }, n) => {
-    const y = top + 18 + n * 18;
+    const y = top + 14 + n * 18;
     return [
       `<line x1="${x + 8}" x2="${x + 28}" y1="${y}" y2="${y}" stroke="${COLOURS[n % COLOURS.length]}" stroke-width="2.5"/>`,
       `<text x="${x + 35}" y="${y + 4}">${escapeXml(name)}</text>`,
     ];
   });
   return [box, ...rows];
+}
+
+function legendBox(series: readonly Series[]): { readonly width: number; readonly height: number } {
+  return { width: 44 + 7 * Math.max(...series.map((s) => s.name.length)), height: series.length * 18 + 8 };
 }
 
 function round(value: number): number {

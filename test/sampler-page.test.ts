@@ -1,0 +1,76 @@
+import { readFile } from "node:fs/promises";
+import { fileURLToPath } from "node:url";
+import { expect, test } from "vitest";
+import { belongs, type FrechetRow, frechetTable, withTable } from "../bench/frechet-table.ts";
+import { extrapolated } from "../examples/own-sampler.ts";
+import { GRIDS, SAMPLERS } from "../src/diffusion/index.ts";
+import { measureOrder, SOLVERS } from "./convergence.ts";
+
+const root = fileURLToPath(new URL("..", import.meta.url));
+const read = (path: string) => readFile(`${root}${path}`, "utf8");
+const page = await read("docs/choose-a-sampler.md");
+
+test("the page's own sampler is the example, and of the order that the page says", async () => {
+  const blocks = [...page.matchAll(/^```ts\n([\s\S]*?)^```/gm)].map((match) => match[1]);
+  expect(blocks).toEqual([await read("examples/own-sampler.ts")]);
+  const { order } = await measureOrder({ name: "own", order: 2, path: "preserving", run: extrapolated });
+  expect(Math.abs(order - 2)).toBeLessThan(0.25);
+});
+
+test("the page names every sampler and every spread", () => {
+  for (const name of [...Object.keys(SAMPLERS), ...GRIDS]) expect(page).toContain(`\`${name}\``);
+});
+
+test("the page's orders are those that are measured today", async () => {
+  for (const solver of SOLVERS) {
+    const row = page.split("\n").find((line) => line.startsWith(`| ${solver.name} |`));
+    const [, , declared, measured] = row?.split("|").map((cell) => cell.trim()) ?? [];
+    expect([solver.name, Number(declared)]).toEqual([solver.name, solver.order]);
+    expect(Math.abs(Number(measured) - (await measureOrder(solver)).order)).toBeLessThan(0.02);
+  }
+});
+
+const row = (sampler: string, calls: number, frechet: number, more: Partial<FrechetRow> = {}): FrechetRow => ({
+  ...{ model: "m", sampler, calls, steps: calls, used: calls, count: 100, seed: 0, guidance: 1 },
+  ...{ frechet, kernel: 0, confident: 1, seconds: calls / 10 },
+  ...more,
+});
+
+test("the table of distances marks what is near the reference, best at 20 calls first", () => {
+  const rows = [
+    row("ddpm", 20, 9),
+    row("ddpm", 1000, 2),
+    row("heun", 20, 2.3, { seconds: 4 }),
+    row("dpm++2m", 20, 2.2, { spread: "karras" }),
+    row("dpm++2m", 5, 3.456),
+  ];
+  const lines = frechetTable(rows, { real: true, count: 100, frechet: 0.51234 }).split("\n");
+  expect(lines.slice(-7)).toEqual([
+    "| sampler | 5 calls | 20 calls | 1000 calls |",
+    "|---|--:|--:|--:|",
+    "| `dpm++2m:karras` |  | **2.20** |  |",
+    "| `heun` |  | 2.30 |  |",
+    "| `ddpm` |  | 9.00 | **2.00** |",
+    "| `dpm++2m` | 3.46 |  |  |",
+    "| *milliseconds a picture* | 5 | 20–40 | 1000 |",
+  ]);
+  expect(lines.join(" ")).toContain("real training digits have 0.512.");
+  expect(frechetTable([], undefined)).toBe("Nothing was measured yet.");
+});
+
+test("the table goes between its marks and can be written again; a page without them is refused", () => {
+  const first = withTable(page, "| one |");
+  expect(first).toContain("| one |");
+  const second = withTable(first, "| two |");
+  expect(second).not.toContain("| one |");
+  expect(second).toBe(withTable(page, "| two |"));
+  expect(() => withTable("no marks", "")).toThrow(/needs the lines/);
+});
+
+test("only places of one network, count, seed and guidance are compared", () => {
+  const place = row("ddpm", 5, 1);
+  expect(belongs(place, place)).toBe(true);
+  for (const other of [{ model: "n" }, { count: 99 }, { seed: 1 }, { guidance: 2 }]) {
+    expect(belongs(place, { ...place, ...other })).toBe(false);
+  }
+});
