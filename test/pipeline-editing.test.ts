@@ -156,6 +156,7 @@ test.each([
   ["an unknown class of the image", { image: picture(), invert: true, imageClass: "z" }, /no class "z"/],
   ["one picture between two seeds", { between: [1, 2], count: 1 }, /the two ends are two/],
   ["seeds beside two ends", { between: [1, 2], seeds: [4] }, /Both `between` and `seeds`/],
+  ["a seed beside two ends", { between: [1, 2], seed: 4, count: 2 }, /Both `between` and `seed`/],
   ["a file that is not there", { image: "nowhere.png" }, /There is no file nowhere.png/],
   ["a data: URL without base64", { image: "data:image/png,abc" }, /without base64/],
   ["a damaged picture", { image: "data:image/png;base64,AAAA" }, /cannot be decoded/],

@@ -61,6 +61,9 @@ export function checkEditing(request: UnconditionalRequest): void {
     if (!request[one] || request[other] === undefined) continue;
     throw new UserError(`Both \`${one}\` and \`${other}\` were given.`, { hint: "Leave one out.", field: other });
   }
+  if (between && request.seed !== 0) {
+    throw new UserError("Both `between` and `seed` were given.", { hint: "Leave `seed` out.", field: "seed" });
+  }
   if (between && count < 2) {
     throw new UserError(`${count} picture was asked for between two seeds; the two ends are two.`, {
       hint: "Give a count of 2 or more.",
