@@ -1,8 +1,9 @@
 import { UserError } from "../core/errors.ts";
+import type { ComputeOptions } from "./part-sessions.ts";
 import { type UnconditionalPipeline, unconditionalPipeline } from "./unconditional.ts";
-import type { ComputeOptions } from "./unet-sessions.ts";
 
 export { chooseSampler } from "./choose-sampler.ts";
+export type { ComputeOptions } from "./part-sessions.ts";
 export { isPicturePath, type PictureInput } from "./picture-input.ts";
 export {
   type GeneratedImage,
@@ -22,7 +23,6 @@ export {
   type UnconditionalRequestInput,
   unconditionalRequest,
 } from "./unconditional-request.ts";
-export type { ComputeOptions } from "./unet-sessions.ts";
 
 /** What each task's pipeline is. */
 interface Pipelines {

@@ -6,6 +6,7 @@ import { guide, guides, type Network, type NoiseSource, noiseFrom, type Samples 
 import { assemblePatches, type HostImage, imagesFromTensor } from "../io/index.ts";
 import { unet2d } from "../models/index.ts";
 import type { Device } from "../runtime/index.ts";
+import type { ComputeOptions } from "./part-sessions.ts";
 import {
   checkEditing,
   noiseBetween,
@@ -17,7 +18,7 @@ import {
 } from "./unconditional-editing.ts";
 import { readUnconditionalFolder, type UnconditionalFolder } from "./unconditional-folder.ts";
 import { labelOf, labelsFor, type UnconditionalRequestInput, unconditionalRequest } from "./unconditional-request.ts";
-import { type ComputeOptions, unetSessions } from "./unet-sessions.ts";
+import { unetSessions } from "./unet-sessions.ts";
 
 /** A drawn picture and what it was drawn from. */
 export interface GeneratedImage extends HostImage {

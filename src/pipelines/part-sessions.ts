@@ -1,0 +1,155 @@
+import { realpath } from "node:fs/promises";
+import { basename, dirname } from "node:path";
+import type { HostTensor } from "../core/host-tensor.ts";
+import { input, type Tensor, toOnnx } from "../graph/index.ts";
+import type { ModelWeights } from "../io/index.ts";
+import { type Bind, bindWeights, type StoredWeight, type Weighted, type WeightSource } from "../models/index.ts";
+import {
+  type Device,
+  type DeviceName,
+  type Feeds,
+  inferenceTarget,
+  openSession,
+  type Session,
+} from "../runtime/index.ts";
+
+/** Sessions of a part that are kept when no one uses them: one shape in use and the one before. */
+const KEPT = 2;
+
+export interface ComputeOptions {
+  /** Default `"cpu"`. */
+  readonly device?: DeviceName | "auto";
+  /** Default: one for each core. */
+  readonly threads?: number;
+}
+
+/** A network of a pipeline and where its weights are, not read yet. */
+export interface Part<N extends Weighted = Weighted> {
+  /** What model_index.json calls it, for example `unet`. */
+  readonly name: string;
+  readonly network: N;
+  readonly weights: ModelWeights;
+}
+
+/** What is asked of a network. */
+export interface PartJob {
+  /** Names the graph: jobs of one name and inputs of the same shapes share a session. */
+  readonly name: string;
+  readonly feeds: Feeds;
+  /** Builds the graph of inputs that look like the feeds. */
+  readonly graph: (inputs: Readonly<Record<string, Tensor>>) => Readonly<Record<string, Tensor>>;
+}
+
+/** Changes the weights of a network, as an adapter does. `key` tells such changes apart. */
+export interface WeightChange {
+  readonly key: string;
+  apply(bind: Bind): Bind;
+}
+
+/** A network on disk that runs at any shape. */
+export interface PartSessions {
+  /** Runs a job, after loading the network where no session fits. */
+  run(
+    job: PartJob,
+    options?: { readonly signal?: AbortSignal; readonly change?: WeightChange },
+  ): Promise<Record<string, HostTensor>>;
+  /** What it runs on, known after the first run. */
+  device(): Device | undefined;
+  /** Frees all sessions; a later run loads the network again. */
+  close(): Promise<void>;
+}
+
+/** Sessions of one network, opened when a shape is first needed; idle ones beyond a few are closed again. */
+export function partSessions(part: Part, { device: asked = "cpu", threads }: ComputeOptions = {}): PartSessions {
+  const open = new Map<string, { readonly session: Promise<Session>; users: number }>();
+  let chosen: Device | undefined;
+
+  const load = async ({ feeds, graph }: PartJob, change: WeightChange | undefined): Promise<Session> => {
+    const { weights, externalData } = await storedWeights(part.weights);
+    const stored = bindWeights(part.network, weights, { what: part.weights.source });
+    const bind = change ? change.apply(stored) : stored;
+    const inputs = Object.entries(feeds).map(([name, { shape, dtype }]) => [name, input(name, shape, dtype)] as const);
+    const outputs = graph(Object.fromEntries(inputs));
+    const start = (device: DeviceName | "auto", known: DeviceName | "auto") =>
+      openSession(toOnnx(outputs, { bind, target: inferenceTarget(known) }).bytes, {
+        name: part.name,
+        device,
+        threads,
+        externalData,
+      });
+    if (chosen) return start(chosen.name, chosen.name);
+    let session = await start(asked, asked);
+    chosen = session.device;
+    if (asked !== "cpu" && chosen.name === "cpu") {
+      // `auto` found no GPU: written again with the operators that only the CPU provider has.
+      await session.close();
+      session = await start("cpu", "cpu");
+    }
+    return session;
+  };
+
+  const closeIdle = () => {
+    for (const [key, { session, users }] of open) {
+      if (open.size <= KEPT) return;
+      if (users > 0) continue;
+      open.delete(key);
+      void session.then((idle) => idle.close());
+    }
+  };
+
+  return {
+    device: () => chosen,
+
+    async run(job, { signal, change } = {}) {
+      signal?.throwIfAborted();
+      const shapes = Object.entries(job.feeds).map(([name, { shape }]) => `${name} ${shape}`);
+      const key = [change?.key ?? "", job.name, ...shapes].join("; ");
+      const entry = open.get(key) ?? { session: load(job, change), users: 0 };
+      // Last in the map is last used.
+      open.delete(key);
+      open.set(key, entry);
+      entry.users++;
+      try {
+        return await (await entry.session).run(job.feeds, { signal });
+      } catch (error) {
+        // A network that could not be loaded is tried anew next time.
+        entry.session.catch(() => open.delete(key));
+        throw error;
+      } finally {
+        entry.users--;
+        closeIdle();
+      }
+    },
+
+    async close() {
+      const all = [...open.values()];
+      open.clear();
+      await Promise.all(
+        all.map(({ session }) =>
+          session.then(
+            (one) => one.close(),
+            () => undefined,
+          ),
+        ),
+      );
+    },
+  };
+}
+
+/** Weights as external data where their files share a folder (they do, unless someone linked them together). */
+async function storedWeights({
+  files,
+  tensors,
+  read,
+}: ModelWeights): Promise<{ weights: WeightSource; externalData: string | undefined }> {
+  const folders = new Set(await Promise.all(files.map(async (file) => dirname(await realpath(file)))));
+  const weights = new Map<string, StoredWeight>();
+  if (folders.size === 1) {
+    for (const [name, { dtype, shape, offset, length, path }] of tensors) {
+      weights.set(name, { dtype, shape, file: basename(path), offset, length });
+    }
+    return { weights, externalData: [...folders][0]! };
+  }
+  for (const name of tensors.keys()) weights.set(name, await read(name));
+  return { weights, externalData: undefined };
+}
