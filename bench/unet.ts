@@ -4,8 +4,8 @@ import { input, mean, mul, sub, toOnnx } from "../src/graph/index.ts";
 import { bindWeights, initialize, unet2d } from "../src/models/index.ts";
 import { parameterCount } from "../src/nn/module.ts";
 import { adamwScalars, packed } from "../src/optim/index.ts";
-import { formatProfile, inferenceTarget, openSession, type Session, trainingTarget } from "../src/runtime/index.ts";
-import { STATE, trainingStep } from "../src/train/index.ts";
+import { formatProfile, inferenceTarget, openSession } from "../src/runtime/index.ts";
+import { openStepRunner, STATE } from "../src/train/index.ts";
 import { type BenchOptions, throughput, timed } from "./measure.ts";
 
 /** About 2.7 M parameters. */
@@ -26,22 +26,34 @@ const IMAGE = [1, 32, 32] as const;
 export async function benchUNetTrain(options: BenchOptions): Promise<object> {
   const { batch } = options;
   const network = unet2d(CONFIG);
-  const error = sub(network(input("x", [batch, ...IMAGE]), input("t", [batch])), input("y", [batch, ...IMAGE]));
-  const { model, layout, resident } = trainingStep(network, mean(mul(error, error)), {
+  const runner = await openStepRunner({
+    ...sessionOptions(options),
+    network,
+    lossOf: (images) => {
+      const of = (name: string) => input(name, [images, ...IMAGE]);
+      const error = sub(network(of("x"), input("t", [images])), of("y"));
+      return mean(mul(error, error));
+    },
+    batch,
     clip: 1,
-    target: await trainingTarget(options.device),
   });
-  const session = await openSession(model.bytes, { ...sessionOptions(options), name: "unet-train", resident });
+  const { layout, parts } = runner;
   const random = seeded(0);
   const start = packed(initialize(network, random), layout);
   for (const name of STATE) {
-    const zero = name === "mean" || name === "square";
-    await session.write(`state.${name}`, float32([layout.size], zero ? new Float32Array(layout.size) : start));
+    await runner.write(name, name === "mean" || name === "square" ? new Float32Array(layout.size) : start);
   }
-  const feeds = { x: random.normal([batch, ...IMAGE]), t: timesteps(batch), y: random.normal([batch, ...IMAGE]) };
+  const feeds = Array.from({ length: parts }, () => ({
+    x: random.normal([batch / parts, ...IMAGE]),
+    t: timesteps(batch / parts),
+    y: random.normal([batch / parts, ...IMAGE]),
+  }));
   let n = 0;
-  const step = () => session.run({ ...feeds, ...scalars({ ...adamwScalars(++n, 2e-4), averaging: 1e-3 }) });
-  return finish(session, options, await timed(step, options.seconds), layout.size);
+  const step = () => runner.step(feeds, { ...adamwScalars(++n, 2e-4), averaging: 1e-3 });
+  const times = await timed(step, options.seconds);
+  if (options.profile) console.error(formatProfile(await runner.sessions[0]!.profile(), { top: 40 }));
+  await runner.close();
+  return throughput(options, times, layout.size);
 }
 
 /** Only the forward pass, weights constant, as in sampling. */
@@ -57,13 +69,9 @@ export async function benchUNetInfer(options: BenchOptions): Promise<object> {
   const session = await openSession(model.bytes, { ...sessionOptions(options), name: "unet-infer" });
   const feeds = { x: random.normal([batch, ...IMAGE]), t: timesteps(batch) };
   const times = await timed(() => session.run(feeds), options.seconds);
-  return finish(session, options, times, parameterCount(network));
-}
-
-async function finish(session: Session, options: BenchOptions, times: readonly number[], parameters: number) {
   if (options.profile) console.error(formatProfile(await session.profile(), { top: 40 }));
   await session.close();
-  return throughput(options, times, parameters);
+  return throughput(options, times, parameterCount(network));
 }
 
 function sessionOptions({ threads, device, profile }: BenchOptions) {
@@ -76,8 +84,4 @@ function timesteps(batch: number): HostTensor<"float32"> {
     [batch],
     Float32Array.from({ length: sizeOf([batch]) }, () => random.integer(0, 1000)),
   );
-}
-
-function scalars(numbers: Record<string, number>): Record<string, HostTensor> {
-  return Object.fromEntries(Object.entries(numbers).map(([name, value]) => [name, float32([], [value])]));
 }

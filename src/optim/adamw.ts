@@ -1,4 +1,4 @@
-import { add, div, mul, sqrt, sub, type Tensor } from "../graph/index.ts";
+import { add, div, mul, type Operand, sqrt, sub, type Tensor } from "../graph/index.ts";
 
 /** AdamW's numbers that stay the same during a run. */
 export interface AdamWOptions {
@@ -10,6 +10,14 @@ export interface AdamWOptions {
   /** Decoupled weight decay: a step first shrinks the parameters by lr · weightDecay. */
   readonly weightDecay?: number;
 }
+
+/** The same for the graph, where the decays may be read at every run. */
+export interface AdamWGraphOptions extends Omit<AdamWOptions, "beta1" | "beta2"> {
+  readonly beta1?: Operand;
+  readonly beta2?: Operand;
+}
+
+const complement = (decay: Operand): Operand => (typeof decay === "number" ? 1 - decay : sub(1, decay));
 
 /** Parameters with their running moments; all of one shape. */
 export interface AdamWState {
@@ -36,10 +44,10 @@ export function adamw(
   { parameters, mean, square }: AdamWState,
   gradient: Tensor,
   { rate, correction, correctedRate }: AdamWScalars,
-  { beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weightDecay = 0.01 }: AdamWOptions = {},
+  { beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weightDecay = 0.01 }: AdamWGraphOptions = {},
 ): AdamWState {
-  const nextMean = add(mul(mean, beta1), mul(gradient, 1 - beta1));
-  const nextSquare = add(mul(square, beta2), mul(mul(gradient, gradient), 1 - beta2));
+  const nextMean = add(mul(mean, beta1), mul(gradient, complement(beta1)));
+  const nextSquare = add(mul(square, beta2), mul(mul(gradient, gradient), complement(beta2)));
   const root = add(mul(sqrt(nextSquare), correction), epsilon);
   const shrunk = weightDecay === 0 ? parameters : mul(parameters, sub(1, mul(rate, weightDecay)));
   return {

@@ -74,8 +74,7 @@ export function trainingStep(
   { clip, accumulate = 1, target, ...optimizer }: StepOptions,
   frozenValues: ReadonlyMap<string, HostTensor> = new Map(),
 ): TrainingStep {
-  const all = [...namedParameters(network)];
-  const trainable = all.filter(([, parameter]) => parameter.trainable);
+  const trainable = [...namedParameters(network)].filter(([, parameter]) => parameter.trainable);
   const layout = flatLayout(trainable);
   const vector = (name: string) => input(`state.${name}`, [layout.size]);
   const state = { parameters: vector("parameters"), mean: vector("mean"), square: vector("square") };
@@ -121,22 +120,37 @@ export function trainingStep(
     "next.average": nextAverage,
   });
 
-  const bindings = new Map<Tensor, Binding>();
-  const views = unflatten(state.parameters, layout);
-  trainable.forEach(([, parameter], i) => {
-    bindings.set(parameter.tensor, { kind: "tensor", tensor: views[i]! });
-  });
-  for (const [name, parameter] of all) {
-    const frozen = frozenValues.get(name);
-    if (!parameter.trainable && frozen) bindings.set(parameter.tensor, { kind: "data", tensor: frozen });
-  }
-  const resident = Object.keys(outputs).filter((name) => name.startsWith("next."));
   return {
-    model: toOnnx(outputs, { bind: (leaf) => bindings.get(leaf), target }),
+    model: toOnnx(outputs, { bind: bindParameters(network, state.parameters, layout, frozenValues), target }),
     layout,
     outputs,
-    resident: Object.fromEntries(resident.map((name) => [name.replace("next.", "state."), name])),
+    resident: residentOf(outputs),
   };
+}
+
+/** Which `next.x` is the next value of which `state.x`. */
+export function residentOf(outputs: Readonly<Record<string, Tensor>>): Record<string, string> {
+  const next = Object.keys(outputs).filter((name) => name.startsWith("next."));
+  return Object.fromEntries(next.map((name) => [name.replace("next.", "state."), name]));
+}
+
+/** Binds trainable parameters to views of one vector, and the others to their values. */
+export function bindParameters(
+  network: PartGroup,
+  vector: Tensor,
+  layout: FlatLayout,
+  frozenValues: ReadonlyMap<string, HostTensor>,
+): (leaf: Tensor) => Binding | undefined {
+  const views = unflatten(vector, layout);
+  const byName = new Map(layout.entries.map(({ name }, i) => [name, views[i]!]));
+  const bindings = new Map<Tensor, Binding>();
+  for (const [name, parameter] of namedParameters(network)) {
+    const view = byName.get(name);
+    const frozen = frozenValues.get(name);
+    if (view) bindings.set(parameter.tensor, { kind: "tensor", tensor: view });
+    else if (frozen) bindings.set(parameter.tensor, { kind: "data", tensor: frozen });
+  }
+  return (leaf) => bindings.get(leaf);
 }
 
 /** The network's output with parameters read from a vector that the session keeps: for samples during training. */
@@ -147,14 +161,6 @@ export function evaluationGraph(
   target: Target | undefined,
   frozenValues: ReadonlyMap<string, HostTensor> = new Map(),
 ): OnnxModel {
-  const views = unflatten(input("parameters", [layout.size]), layout);
-  const byName = new Map(layout.entries.map(({ name }, i) => [name, views[i]!]));
-  const bindings = new Map<Tensor, Binding>();
-  for (const [name, parameter] of namedParameters(network)) {
-    const view = byName.get(name);
-    const frozen = frozenValues.get(name);
-    if (view) bindings.set(parameter.tensor, { kind: "tensor", tensor: view });
-    else if (frozen) bindings.set(parameter.tensor, { kind: "data", tensor: frozen });
-  }
-  return toOnnx({ output: cast(output, "float32") }, { bind: (leaf) => bindings.get(leaf), target });
+  const bind = bindParameters(network, input("parameters", [layout.size]), layout, frozenValues);
+  return toOnnx({ output: cast(output, "float32") }, { bind, target });
 }

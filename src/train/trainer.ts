@@ -1,16 +1,17 @@
+import { availableParallelism } from "node:os";
 import { UserError } from "../core/errors.ts";
-import { float32, type HostTensor, hostTensor } from "../core/host-tensor.ts";
+import { type HostTensor, hostTensor, sizeOf } from "../core/host-tensor.ts";
 import { type Random, type RandomState, restored, seeded } from "../core/random.ts";
 import { type Batches, type BatchPosition, batches, type Dataset, fingerprint } from "../data/index.ts";
 import { sampleTimesteps } from "../diffusion/index.ts";
 import { initialize } from "../models/index.ts";
 import { namedParameters } from "../nn/module.ts";
 import { adamwScalars, emaDecay, type FlatLayout, learningRate, packed, unpacked } from "../optim/index.ts";
-import { openSession, type Session, trainingTarget } from "../runtime/index.ts";
 import type { Checkpoint, Progress } from "./checkpoint.ts";
 import { lossFor, type TrainedNetwork } from "./network.ts";
 import type { Recipe } from "./recipe.ts";
-import { STATE, scalarFeeds, trainingStep } from "./step.ts";
+import { STATE, type StateName } from "./step.ts";
+import { openStepRunner } from "./step-runner.ts";
 
 /** What one step measured. */
 export interface StepMetrics {
@@ -53,41 +54,31 @@ export async function openTrainer(
   const random = from ? restored(from.progress.random) : seeded(recipe.seed);
   const start = from ? undefined : initialize(trained.network, random);
   const frozen = frozenParameters(trained, from, start);
-  const { batch, accumulate } = recipe;
-  const graph = trainingStep(
-    trained.network,
-    lossFor(recipe, dataset, trained, batch / accumulate),
-    {
-      clip: recipe.clip,
-      accumulate,
-      beta1: recipe.beta1,
-      beta2: recipe.beta2,
-      epsilon: recipe.epsilon,
-      weightDecay: recipe.weightDecay,
-      target: await trainingTarget(recipe.device),
-    },
+  const runner = await openStepRunner({
+    network: trained.network,
+    lossOf: (count) => lossFor(recipe, dataset, trained, count),
+    batch: recipe.batch,
+    accumulate: recipe.accumulate,
+    clip: recipe.clip,
+    beta1: recipe.beta1,
+    beta2: recipe.beta2,
+    epsilon: recipe.epsilon,
+    weightDecay: recipe.weightDecay,
     frozen,
-  );
-  const { layout } = graph;
-  const session = await openSession(graph.model.bytes, {
-    name: "training step",
     device: recipe.device,
-    threads: recipe.threads,
-    resident: graph.resident,
-    // Planned memory would come on top of what the first run took: a third more at the peak, and no faster.
-    memoryPattern: false,
+    threads: recipe.threads ?? availableParallelism(),
   });
+  const { layout } = runner;
   try {
-    for (const name of STATE) await writeState(session, layout, name, from, start);
-    if (accumulate > 1) await session.write("state.gradient", float32([layout.size], new Float32Array(layout.size)));
+    for (const name of STATE) await runner.write(name, startOf(name, layout, from, start));
   } catch (error) {
-    await session.close();
+    await runner.close();
     throw error;
   }
 
-  const images = batches(dataset, { batch, seed: recipe.seed, from: from?.progress.position });
+  const images = batches(dataset, { batch: recipe.batch, seed: recipe.seed, from: from?.progress.position });
   const dropping = { classes: trained.classes, nullClass: trained.nullClass, share: recipe.classDropout };
-  const prepare = () => prepareRuns(accumulate, images, random, trained, dropping);
+  const prepare = () => prepareRuns(runner.parts, images, random, trained, dropping);
   let done = from?.progress.step ?? 0;
   let spent = from?.progress.seconds ?? 0;
   let after: Prepared["after"] = { position: images.position(), random: random.state() };
@@ -104,30 +95,20 @@ export async function openTrainer(
       const lr = learningRate(done, rate);
       const decay = emaDecay(done + 1, recipe.ema, { warmup: recipe.emaWarmup });
       const scalars = { ...adamwScalars(done + 1, lr, recipe), averaging: 1 - decay };
-      const runs = current.runs.map((feeds, i) =>
-        session.run({ ...feeds, ...scalarFeeds(graph, { ...scalars, move: i === accumulate - 1 ? 1 : 0 }) }),
-      );
-      // The next batch is put together while the worker computes this one.
+      const stepped = runner.step(current.runs, scalars);
+      // The next batch is put together while the workers compute this one.
       prepared = prepare();
-      const results = await Promise.all(runs);
+      const { loss, gradientNorm } = await stepped;
       done++;
       after = current.after;
       const seconds = (performance.now() - started) / 1000;
       spent += seconds;
-      const losses = results.map((result) => Number(result.loss!.data[0]));
-      return {
-        step: done,
-        loss: losses.reduce((a, b) => a + b, 0) / losses.length,
-        gradientNorm: Number(results.at(-1)!.gradientNorm!.data[0]),
-        learningRate: lr,
-        seconds,
-      };
+      return { step: done, loss, gradientNorm, learningRate: lr, seconds };
     },
     async checkpoint() {
       const tensors = new Map<string, HostTensor<"float32">>();
       for (const name of STATE) {
-        const { data: vector } = await session.read(`state.${name}`);
-        for (const [parameter, value] of unpacked(vector as Float32Array, layout)) {
+        for (const [parameter, value] of unpacked(await runner.read(name), layout)) {
           tensors.set(`${name}/${parameter}`, value);
         }
       }
@@ -135,10 +116,8 @@ export async function openTrainer(
       const progress: Progress = { step: done, seconds: spent, ...after, data };
       return { progress, tensors };
     },
-    async average() {
-      return (await session.read("state.average")).data as Float32Array;
-    },
-    close: () => session.close(),
+    average: () => runner.read("average"),
+    close: () => runner.close(),
   };
 }
 
@@ -195,30 +174,26 @@ function partOf({ dtype, shape, data }: HostTensor, i: number, parts: number): H
   return hostTensor(dtype, [shape[0]! / parts, ...shape.slice(1)], data.subarray(i * length, (i + 1) * length));
 }
 
-async function writeState(
-  session: Session,
+/** A vector of the state as the run begins: from its checkpoint, or as a network starts. */
+function startOf(
+  name: StateName,
   layout: FlatLayout,
-  name: (typeof STATE)[number],
   from: Checkpoint | undefined,
   start: ReadonlyMap<string, HostTensor> | undefined,
-): Promise<void> {
-  let vector: Float32Array;
-  if (from) {
-    const parts = new Map(
-      layout.entries.map((entry) => {
-        const value = from.tensors.get(`${name}/${entry.name}`);
-        if (value?.data.length !== entry.shape.reduce((a, b) => a * b, 1)) {
-          throw new UserError(`The run's checkpoint is of another network: it has no ${entry.name} [${entry.shape}].`, {
-            hint: "Continue with the recipe it was started with (recipe.json in the run folder), or start another run.",
-          });
-        }
-        return [entry.name, value] as const;
-      }),
-    );
-    vector = packed(parts, layout);
-  } else if (name === "mean" || name === "square") vector = new Float32Array(layout.size);
-  else vector = packed(start!, layout);
-  await session.write(`state.${name}`, float32([layout.size], vector));
+): Float32Array {
+  if (!from) return name === "mean" || name === "square" ? new Float32Array(layout.size) : packed(start!, layout);
+  const parts = new Map(
+    layout.entries.map((entry) => {
+      const value = from.tensors.get(`${name}/${entry.name}`);
+      if (value?.data.length !== sizeOf(entry.shape)) {
+        throw new UserError(`The run's checkpoint is of another network: it has no ${entry.name} [${entry.shape}].`, {
+          hint: "Continue with the recipe it was started with (recipe.json in the run folder), or start another run.",
+        });
+      }
+      return [entry.name, value] as const;
+    }),
+  );
+  return packed(parts, layout);
 }
 
 function frozenParameters(
