@@ -22,9 +22,19 @@ export type { ControlNet, ControlNetConfig, ControlNetInputs } from "./controlne
 export type { DiT, DiTConfig } from "./dit.ts";
 export type { Flux, FluxConfig, FluxInputs } from "./flux.ts";
 export { type AdapterUse, type Lora, lora } from "./lora.ts";
+export {
+  isOriginalCheckpoint,
+  type OriginalCheckpoint,
+  type OriginalComponent,
+  type OriginalOptions,
+  type OriginalPart,
+  originalCheckpoint,
+} from "./original-checkpoint.ts";
+export type { OriginalFamily } from "./original-config.ts";
 export type { PixArt, PixArtConfig, PixArtInputs } from "./pixart.ts";
 export type { SD3, SD3Config } from "./sd3.ts";
 export type { T5Encoder, T5EncoderConfig } from "./t5-encoder.ts";
+export { bindTextEmbeddings, embeddingIds, readTextEmbedding, type TextEmbedding } from "./text-embedding.ts";
 export { inTiles, type TileOptions } from "./tiles.ts";
 export type { UNet2D, UNet2DConfig } from "./unet-2d.ts";
 export type { UNet2DCondition, UNet2DConditionConfig, UNet2DConditionInputs } from "./unet-2d-condition.ts";

@@ -15,6 +15,7 @@ import {
 import { type LowRank, withLowRank } from "../nn/low-rank.ts";
 import { namedParameters, type Parameter } from "../nn/module.ts";
 import { type Adapter, type AdapterLayer, indented } from "./adapter.ts";
+import { originalUNetNames } from "./original-names.ts";
 import type { Bind, Weighted } from "./weights.ts";
 
 /** An adapter and how strongly it acts: 1 as trained, 0 not at all. */
@@ -132,9 +133,13 @@ interface Place {
 function layersOf(part: string, network: Weighted): Place {
   const parameters = namedParameters(network);
   const joined = new Map<string, string>();
+  // For XL, kohya's trainer takes the names of the original checkpoints.
+  const originals = originalUNetNames(parameters.keys());
   for (const [name, { shape }] of parameters) {
     if (!name.endsWith(".weight") || shape.length < 2) continue;
-    joined.set(name.slice(0, -".weight".length).replaceAll(".", "_"), name);
+    for (const known of [originals.get(name), name]) {
+      if (known) joined.set(known.slice(0, -".weight".length).replaceAll(".", "_"), name);
+    }
   }
   return {
     part,

@@ -9,11 +9,16 @@ import {
   sizeOf,
 } from "../core/host-tensor.ts";
 import type { Random } from "../core/random.ts";
-import type { Binding, Tensor } from "../graph/index.ts";
+import { type Binding, parameterLeaf, type Tensor, transpose } from "../graph/index.ts";
 import { namedParameters, type Parameter, type PartGroup } from "../nn/module.ts";
 
 /** One weight of a checkpoint: where its bytes lie in a file, or its numbers. */
-export type StoredWeight = { readonly dtype: DType; readonly shape: Shape } & (
+export type StoredWeight = {
+  readonly dtype: DType;
+  readonly shape: Shape;
+  /** The bytes are those of the transposed matrix: of shape [columns, rows]. */
+  readonly transposed?: boolean;
+} & (
   | {
       /** The file's path as ONNX Runtime is to find it, relative to the session's folder of external data. */
       readonly file: string;
@@ -54,7 +59,15 @@ const FLOATS: readonly DType[] = ["float32", "float16", "bfloat16", "float64"];
 export function bindWeights(network: Weighted, weights: WeightSource, { what = "The checkpoint" } = {}): Bind {
   const matched = matchWeights(network, weights, { what });
   const byLeaf = new Map<Tensor, Binding>();
-  for (const [name, { parameter, stored }] of matched) byLeaf.set(parameter.tensor, binding(name, parameter, stored));
+  for (const [name, { parameter, stored }] of matched) {
+    if (stored.transposed) {
+      // Turned in the graph, once: ONNX Runtime folds what depends on constants alone.
+      const [rows, columns] = parameter.shape as [number, number];
+      const leaf = parameterLeaf([columns, rows]);
+      byLeaf.set(leaf, binding(name, leaf, stored));
+      byLeaf.set(parameter.tensor, { kind: "tensor", tensor: transpose(leaf, [1, 0]) });
+    } else byLeaf.set(parameter.tensor, binding(name, parameter, stored));
+  }
   return (leaf) => byLeaf.get(leaf);
 }
 
@@ -151,7 +164,7 @@ function trimmed(shape: Shape): Shape {
   return shape.slice(0, shape.findLastIndex((axis) => axis !== 1) + 1);
 }
 
-function binding(name: string, { shape }: Parameter, stored: StoredWeight): Binding {
+function binding(name: string, { shape }: { readonly shape: Shape }, stored: StoredWeight): Binding {
   if ("data" in stored) {
     return { kind: "data", name, tensor: { dtype: stored.dtype, shape, data: stored.data } };
   }

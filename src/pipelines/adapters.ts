@@ -3,7 +3,7 @@ import { stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { UserError } from "../core/errors.ts";
 import { readSafetensors, readSafetensorsHeader } from "../io/index.ts";
-import { type Adapter, readAdapter } from "../models/index.ts";
+import { type Adapter, readAdapter, readTextEmbedding, type TextEmbedding } from "../models/index.ts";
 
 /** What diffusers and PEFT call the file of a LoRA in a folder. */
 const FILES = ["pytorch_lora_weights.safetensors", "adapter_model.safetensors"];
@@ -28,4 +28,17 @@ export async function openAdapter(path: string, { name }: { readonly name?: stri
   const { metadata } = await readSafetensorsHeader(file);
   const called = name ?? (inside ? basename(dirname(file)) : basename(file, ".safetensors"));
   return readAdapter(await readSafetensors(file), { name: called, metadata });
+}
+
+/**
+ * Reads a textual-inversion embedding from a safetensors file.
+ *
+ * @param options.token the word that stands for it in prompts; default what the file says, or else its name
+ * @throws UserError when it is none
+ */
+export async function openTextEmbedding(
+  path: string,
+  { token }: { readonly token?: string } = {},
+): Promise<TextEmbedding> {
+  return readTextEmbedding(await readSafetensors(path), { name: basename(path, ".safetensors"), token });
 }
