@@ -28,8 +28,15 @@ describe("a loss that is no finite number", () => {
   test("stops the run and names step, learning rate and last good checkpoint, which stays as it was", async () => {
     const run = await temporaryFolder();
     const seen: Record<string, string>[] = [];
-    // Every step makes the weights larger by about lr, until their products exceed what float32 holds.
-    const recipe = smallRecipe(run, { lr: 500, warmup: 0, lrSchedule: "constant", checkpointEvery: 1, keep: 100 });
+    // Every step multiplies the weights by −9 (weight decay times lr), until their products exceed what float32 holds.
+    const recipe = smallRecipe(run, {
+      lr: 0.1,
+      weightDecay: 100,
+      warmup: 0,
+      lrSchedule: "constant",
+      checkpointEvery: 1,
+      keep: 100,
+    });
     const steps: number[] = [];
     const running = train(recipe, {
       dataset,
@@ -41,7 +48,7 @@ describe("a loss that is no finite number", () => {
     const failed = steps.length + 1;
     expect(failed).toBeGreaterThan(2);
     expect(message).toMatch(/The loss is (NaN|Infinity|[\d.e+]+) and the gradient's norm (NaN|Infinity)/);
-    expect(message).toContain(`at step ${failed} (learning rate 500)`);
+    expect(message).toContain(`at step ${failed} (learning rate 0.100)`);
     const { checkpoints } = runPaths(run);
     expect(message).toContain(`The last good checkpoint is ${join(checkpoints, checkpointName(failed - 2))}`);
     expect(message).toContain(`${checkpointName(failed - 1)} holds the weights that led here`);
