@@ -1,7 +1,8 @@
 import { invariant, UserError } from "../core/errors.ts";
 import type { SamplingPlan } from "./config/plan.ts";
+import type { Level } from "./prediction.ts";
 import type { Samples } from "./process.ts";
-import type { SamplerRun } from "./samplers/sampler.ts";
+import type { SamplerRun, SamplerState } from "./samplers/sampler.ts";
 
 /**
  * The step that image-to-image starts with: of `steps` steps the last ⌊steps · strength⌋ are run (Meng et al. 2022,
@@ -42,17 +43,22 @@ export interface InpaintOptions {
   readonly mask: Samples;
   /** The noise that the kept part is noised with, the same in every step. */
   readonly noise: Samples;
+  /** The level the kept part is noised to after a step; default: that of x. */
+  readonly levelAfter?: (state: SamplerState) => Level;
 }
 
 /**
  * Inpainting by blending (Lugmayr et al. 2022, RePaint, eq. 8, without resampling; Avrahami et al. 2022): after each
  * step the kept part of x is replaced with the original at the same noise level. Wraps any sampler's run.
  */
-export async function* inpainted(run: SamplerRun, { original, mask, noise }: InpaintOptions): SamplerRun {
+export async function* inpainted(
+  run: SamplerRun,
+  { original, mask, noise, levelAfter = ({ level }) => level }: InpaintOptions,
+): SamplerRun {
   const weight = expandedMask(mask, original);
   for await (const state of run) {
     // At the end the kept part is the original itself, also where the last level has some noise left.
-    const { alpha, sigma } = state.step === state.steps ? { alpha: 1, sigma: 0 } : state.level;
+    const { alpha, sigma } = state.step === state.steps ? { alpha: 1, sigma: 0 } : levelAfter(state);
     const x = state.x.data;
     for (let i = 0; i < x.length; i++) {
       const kept = alpha * original.data[i]! + sigma * noise.data[i]!;

@@ -6,6 +6,20 @@ export { chooseSampler } from "./choose-sampler.ts";
 export type { ComputeOptions } from "./part-sessions.ts";
 export { isPicturePath, type PictureInput } from "./picture-input.ts";
 export {
+  type ResolvedRequest,
+  type StableDiffusionOptions,
+  type StableDiffusionPipeline,
+  stableDiffusionPipeline,
+  type TextToImagePicture,
+  type TextToImageRunOptions,
+  type TextToImageState,
+} from "./stable-diffusion/index.ts";
+export {
+  type TextToImageRequest,
+  type TextToImageRequestInput,
+  textToImageRequest,
+} from "./stable-diffusion/request.ts";
+export {
   type GeneratedImage,
   type GenerateOptions,
   type GenerationState,

@@ -13,9 +13,6 @@ import {
   type Session,
 } from "../runtime/index.ts";
 
-/** Sessions of a part that are kept when no one uses them: one shape in use and the one before. */
-const KEPT = 2;
-
 export interface ComputeOptions {
   /** Default `"cpu"`. */
   readonly device?: DeviceName | "auto";
@@ -51,7 +48,12 @@ export interface PartSessions {
   /** Runs a job, after loading the network where no session fits. */
   run(
     job: PartJob,
-    options?: { readonly signal?: AbortSignal; readonly change?: WeightChange },
+    options?: {
+      readonly signal?: AbortSignal;
+      readonly change?: WeightChange;
+      /** Sessions that stay open afterwards; default 2: one shape in use and the one before. */
+      readonly keep?: number;
+    },
   ): Promise<Record<string, HostTensor>>;
   /** What it runs on, known after the first run. */
   device(): Device | undefined;
@@ -88,9 +90,9 @@ export function partSessions(part: Part, { device: asked = "cpu", threads }: Com
     return session;
   };
 
-  const closeIdle = () => {
+  const closeIdle = (keep: number) => {
     for (const [key, { session, users }] of open) {
-      if (open.size <= KEPT) return;
+      if (open.size <= keep) return;
       if (users > 0) continue;
       open.delete(key);
       void session.then((idle) => idle.close());
@@ -100,7 +102,7 @@ export function partSessions(part: Part, { device: asked = "cpu", threads }: Com
   return {
     device: () => chosen,
 
-    async run(job, { signal, change } = {}) {
+    async run(job, { signal, change, keep = 2 } = {}) {
       signal?.throwIfAborted();
       const shapes = Object.entries(job.feeds).map(([name, { shape }]) => `${name} ${shape}`);
       const key = [change?.key ?? "", job.name, ...shapes].join("; ");
@@ -117,7 +119,7 @@ export function partSessions(part: Part, { device: asked = "cpu", threads }: Com
         throw error;
       } finally {
         entry.users--;
-        closeIdle();
+        closeIdle(keep);
       }
     },
 

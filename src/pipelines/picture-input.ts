@@ -24,7 +24,7 @@ export async function readPicture(
   picture: PictureInput,
   { field, channels, size: [height, width] }: PictureNeeds,
 ): Promise<HostImage> {
-  const image = await decoded(picture, field, channels);
+  const image = await decodePicture(picture, { field, channels });
   if (image.width === width && image.height === height) return image;
   throw new UserError(
     `The ${field} is ${image.height}×${image.width} (height × width); ${height}×${width} pictures are drawn.`,
@@ -39,7 +39,11 @@ export interface PictureNeeds {
   readonly size: readonly [number, number];
 }
 
-async function decoded(picture: PictureInput, field: string, channels: 1 | 3): Promise<HostImage | DecodedImage> {
+/** Decodes a picture of a request, of whatever size it is. Throws a UserError that names the field. */
+export async function decodePicture(
+  picture: PictureInput,
+  { field, channels }: Pick<PictureNeeds, "field" | "channels">,
+): Promise<HostImage | DecodedImage> {
   if (isPicturePath(picture)) return decodeImage(picture, { channels });
   if (typeof picture !== "string") {
     if (picture.channels === channels) return picture;

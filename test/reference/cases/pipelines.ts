@@ -6,6 +6,7 @@ import { noiseFrom } from "../../../src/diffusion/index.ts";
 import { isPipelineFolder, readJsonObject, readSafetensors } from "../../../src/io/index.ts";
 import { unconditionalPipeline } from "../../../src/pipelines/index.ts";
 import { type CaseKind, type Comparison, compare } from "../case.ts";
+import { runStableDiffusion } from "./stable-diffusion.ts";
 
 /** The parts of a case's JSON that an unconditional pipeline needs. */
 interface PipelineCase {
@@ -19,22 +20,22 @@ interface PipelineCase {
   readonly sensitivity: { readonly image: number };
 }
 
-/** Whole runs of unconditional pipelines from their seeds; folders of other pipelines are not built yet. */
+/** Whole runs of pipelines from their seeds; folders of pipelines without a U-Net are not built yet. */
 export const pipelines: CaseKind = {
   kind: "pipelines",
   async discover(folder) {
     const cases = await casesIn(folder);
-    return cases.filter(({ built }) => built).map(({ name, path, stem }) => ({ name, run: () => runCase(path, stem) }));
+    return cases.flatMap(({ name, path, stem, run }) => (run ? [{ name, run: () => run(path, stem) }] : []));
   },
   async notBuilt(folder) {
     const cases = await casesIn(folder);
-    return cases.filter(({ built }) => !built).map(({ name }) => name);
+    return cases.filter(({ run }) => !run).map(({ name }) => name);
   },
 };
 
 interface Found {
   readonly name: string;
-  readonly built: boolean;
+  readonly run: ((folder: string, stem: string) => Promise<Comparison[]>) | undefined;
   /** The pipeline's folder, and the case's files without their extension. */
   readonly path: string;
   readonly stem: string;
@@ -45,11 +46,12 @@ async function casesIn(folder: string): Promise<Found[]> {
   for (const name of await names(join(folder, "pipelines"))) {
     const path = join(folder, "pipelines", name);
     if (!isPipelineFolder(path)) continue;
-    const built = !(await readJsonObject(join(path, "model_index.json"))).vae;
+    const { unet, vae } = await readJsonObject(join(path, "model_index.json"));
+    const run = !unet ? undefined : vae ? runStableDiffusion : runUnconditional;
     for (const file of await names(join(path, "cases"))) {
       if (!file.endsWith(".json")) continue;
       const base = file.slice(0, -".json".length);
-      found.push({ name: `pipelines/${name}/${base}`, built, path, stem: join(path, "cases", base) });
+      found.push({ name: `pipelines/${name}/${base}`, run, path, stem: join(path, "cases", base) });
     }
   }
   return found;
@@ -60,7 +62,7 @@ async function names(folder: string): Promise<string[]> {
 }
 
 /** The README's tolerance: 2e-4 of the largest value for steps, 5e-4 for images, or 30 times the sensitivity. */
-async function runCase(folder: string, stem: string): Promise<Comparison[]> {
+async function runUnconditional(folder: string, stem: string): Promise<Comparison[]> {
   const { generator_seeds, call, sensitivity } = JSON.parse(await readFile(`${stem}.json`, "utf8")) as PipelineCase;
   const tensors = await readSafetensors(`${stem}.safetensors`);
   const numbers = (name: string) => tensors.get(name) as HostTensor<"float32">;

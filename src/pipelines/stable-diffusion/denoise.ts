@@ -1,0 +1,82 @@
+import { float32 } from "../../core/host-tensor.ts";
+import { type GuidanceOptions, guide, guides, type Network, type Samples } from "../../diffusion/index.ts";
+import { concat, type Tensor } from "../../graph/index.ts";
+import type { PartSessions, WeightChange } from "../part-sessions.ts";
+import type { Conditions, GuidedConditions } from "./conditions.ts";
+import type { StableDiffusionFolder } from "./folder.ts";
+import type { BatchStart } from "./source.ts";
+
+export interface DenoiseOptions {
+  readonly conditions: GuidedConditions;
+  readonly guidance: GuidanceOptions;
+  /** What an inpainting U-Net sees beside the latents. */
+  readonly seen: BatchStart["seen"];
+  readonly signal: AbortSignal | undefined;
+  readonly change: WeightChange | undefined;
+  /** Is told of each call. */
+  readonly onCall: () => void;
+}
+
+/** The U-Net as a sampler's network: guided where the request says so, with both conditions in one batch. */
+export function guidedUnet(
+  { unet }: StableDiffusionFolder,
+  sessions: PartSessions,
+  { conditions, guidance, seen, signal, change, onCall }: DenoiseOptions,
+): Network {
+  const { positive, negative } = conditions;
+  const both = negative && joined(negative, positive);
+  const seenTwice = both && seen && { mask: twice(seen.mask), kept: twice(seen.kept) };
+
+  // Within an interval guided and unguided calls take turns; else another shape's weights need not stay in memory.
+  const keep = guidance.interval ? 2 : 1;
+
+  const run = async (latents: Samples, timestep: number, given: Conditions, inpainting: BatchStart["seen"]) => {
+    const n = latents.shape[0]!;
+    const job = {
+      name: "denoise",
+      feeds: {
+        latents,
+        timestep: float32([n], new Float32Array(n).fill(timestep)),
+        ...given,
+        ...inpainting,
+      },
+      graph: (inputs: Readonly<Record<string, Tensor>>) => {
+        const { textEmbeds, timeIds, timestepCondition } = inputs;
+        const sample = inputs.mask ? concat([inputs.latents!, inputs.mask, inputs.kept!], 1) : inputs.latents!;
+        return {
+          output: unet.network(sample, inputs.timestep!, inputs.text!, { textEmbeds, timeIds, timestepCondition }),
+        };
+      },
+    };
+    onCall();
+    return (await sessions.run(job, { signal, change, keep })).output as Samples;
+  };
+
+  return async (x, timestep, at) => {
+    if (!both || !guides(guidance, at.level)) return run(x, timestep, positive, seen);
+    const said = await run(twice(x), timestep, both, seenTwice);
+    return guide(half(said, 1), half(said, 0), guidance);
+  };
+}
+
+/** The conditions of two batches as those of one, the first batch first. */
+function joined(first: Conditions, second: Conditions): Conditions {
+  const names = Object.keys(second) as (keyof Conditions)[];
+  return Object.fromEntries(names.map((name) => [name, below(first[name]!, second[name]!)])) as unknown as Conditions;
+}
+
+function twice(x: Samples): Samples {
+  return below(x, x);
+}
+
+function below(a: Samples, b: Samples): Samples {
+  const data = new Float32Array(a.data.length + b.data.length);
+  data.set(a.data);
+  data.set(b.data, a.data.length);
+  return float32([a.shape[0]! + b.shape[0]!, ...a.shape.slice(1)], data);
+}
+
+function half(x: Samples, which: 0 | 1): Samples {
+  const size = x.data.length / 2;
+  return float32([x.shape[0]! / 2, ...x.shape.slice(1)], x.data.subarray(which * size, (which + 1) * size));
+}

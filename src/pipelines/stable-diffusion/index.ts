@@ -1,0 +1,279 @@
+import { UserError } from "../../core/errors.ts";
+import { float32 } from "../../core/host-tensor.ts";
+import { type Random, seeded } from "../../core/random.ts";
+import { validated } from "../../core/validated.ts";
+import { type GuidanceOptions, inpainted, noiseFrom, type Samples } from "../../diffusion/index.ts";
+import { type HostImage, imagesFromTensor } from "../../io/index.ts";
+import type { Device } from "../../runtime/index.ts";
+import { chooseSampler } from "../choose-sampler.ts";
+import { type ComputeOptions, partSessions } from "../part-sessions.ts";
+import { adapterLoader } from "./adapters.ts";
+import { conditionsOf, type GuidedConditions } from "./conditions.ts";
+import { guidedUnet } from "./denoise.ts";
+import { type OpenFolderOptions, readStableDiffusionFolder, type StableDiffusionFolder } from "./folder.ts";
+import { latentSpace } from "./latents.ts";
+import { latentPreview } from "./preview.ts";
+import {
+  checkRequest,
+  type PictureWords,
+  picturesOf,
+  type TextToImageRequest,
+  type TextToImageRequestInput,
+  textToImageRequest,
+} from "./request.ts";
+import { encodeSource, readSource, startOfBatch } from "./source.ts";
+import { type DroppedText, type TextEncoders, textEncoders } from "./text.ts";
+
+export interface StableDiffusionOptions extends ComputeOptions, OpenFolderOptions {
+  /** Frees each network before the next one is loaded, at the price of loading it again for the next batch. */
+  readonly lowMemory?: boolean;
+}
+
+/** A drawn picture, and what it was drawn from. */
+export interface TextToImagePicture extends HostImage, PictureWords {
+  /** [3, height, width] from 0 to 1, before rounding. */
+  readonly float: Samples;
+}
+
+/** Where a run stands, after each step of each batch. */
+export interface TextToImageState {
+  /** Steps done and to do, of all batches together. */
+  readonly done: number;
+  readonly total: number;
+  /** Steps done and to do in this batch. */
+  readonly step: number;
+  readonly steps: number;
+  /** Calls of the U-Net in this batch. */
+  readonly calls: number;
+  /** The pictures of this batch: index of the first among all, and their seeds. */
+  readonly first: number;
+  readonly seeds: readonly number[];
+  readonly timestep: number;
+  /** [pictures, channels, h, w]: the latents the batch began with, those after the step, and the estimate of the end. */
+  readonly start: Samples;
+  readonly x: Samples;
+  readonly x0: Samples;
+  /** The estimate as small pictures, a pixel per latent pixel. */
+  preview(): HostImage[];
+  /** The finished pictures, after the last step of the batch. */
+  readonly images?: readonly TextToImagePicture[];
+  /** [pictures, 3, height, width] as the autoencoder gives them, −1 to 1 and a little beyond. */
+  readonly decoded?: Samples;
+}
+
+export interface TextToImageRunOptions {
+  readonly signal?: AbortSignal;
+  /**
+   * Draws all numbers, in the place of a source for each seed: one for all pictures together, as a single generator in
+   * diffusers, or one for each. All pictures must then fit into one batch.
+   */
+  readonly random?: Random | readonly Random[];
+}
+
+/** A Stable Diffusion model, ready to draw. */
+export interface StableDiffusionPipeline {
+  readonly folder: StableDiffusionFolder;
+  /** The text encoders: token ids, embeddings, and what is cut off a prompt. */
+  readonly text: TextEncoders;
+  /** What the U-Net runs on, known once it drew something. */
+  device(): Device | undefined;
+  /** The request with every default filled in. @throws UserError for a request that cannot be met */
+  resolve(request: TextToImageRequestInput): ResolvedRequest;
+  /** What the U-Net is told beside latents and timestep, for all pictures of a request. */
+  conditions(
+    request: TextToImageRequestInput,
+    options?: Pick<TextToImageRunOptions, "signal">,
+  ): Promise<GuidedConditions>;
+  /** What the text encoders do not see of the request's prompts. */
+  dropped(request: TextToImageRequestInput): DroppedText[];
+  /**
+   * Draws pictures step by step. Leaving the loop stops between steps; an aborted signal throws its reason.
+   * @throws UserError for a request that cannot be met
+   */
+  stream(
+    request: TextToImageRequestInput,
+    options?: TextToImageRunOptions,
+  ): AsyncGenerator<TextToImageState, void, void>;
+  /** Draws all pictures of a request. */
+  generate(request: TextToImageRequestInput, options?: TextToImageRunOptions): Promise<TextToImagePicture[]>;
+  /** Frees all networks. */
+  close(): Promise<void>;
+}
+
+/** A request with the model's own defaults. */
+export type ResolvedRequest = TextToImageRequest & { readonly steps: number; readonly guidance: number };
+
+/** Steps and guidance where a request does not say, as diffusers has them. */
+const DEFAULTS = {
+  stable: { steps: 50, guidance: 7.5 },
+  xl: { steps: 50, guidance: 5 },
+  consistency: { steps: 4, guidance: 8.5 },
+};
+
+/**
+ * Opens Stable Diffusion 1.x, 2.x, XL, an inpainting or a latent consistency model in diffusers' layout.
+ *
+ * The request decides what is done: text-to-image, image-to-image with `image`, inpainting with `mask` too. Each picture
+ * has a random source of its own, seeded with its seed, so it does not depend on what is drawn with it.
+ * @throws UserError for other folders
+ */
+export async function stableDiffusionPipeline(
+  path: string,
+  options: StableDiffusionOptions = {},
+): Promise<StableDiffusionPipeline> {
+  const folder = await readStableDiffusionFolder(path, options);
+  const text = textEncoders(folder, options);
+  const unet = partSessions(folder.unet, options);
+  const vae = latentSpace(folder, options);
+  const adapters = adapterLoader(folder);
+  const free = async (part: { close(): Promise<void> }) => {
+    if (options.lowMemory) await part.close();
+  };
+
+  const resolve = (input: TextToImageRequestInput): ResolvedRequest => {
+    const request = validated(textToImageRequest, input);
+    const { steps, guidance } = folder.guidanceEmbedding
+      ? DEFAULTS.consistency
+      : folder.sizeConditions
+        ? DEFAULTS.xl
+        : DEFAULTS.stable;
+    const resolved = { ...request, steps: request.steps ?? steps, guidance: request.guidance ?? guidance };
+    checkRequest(resolved, folder, resolved.guidance);
+    return resolved;
+  };
+
+  async function* stream(
+    input: TextToImageRequestInput,
+    { signal, random: given }: TextToImageRunOptions = {},
+  ): AsyncGenerator<TextToImageState, void, void> {
+    const request = resolve(input);
+    // A list of one generator is that generator, as diffusers has it.
+    const random = Array.isArray(given) && given.length === 1 ? (given[0] as Random) : given;
+    const { steps, eta, originalSteps, clipSkip } = request;
+    const pictures = picturesOf(request);
+    const plan = chooseSampler(folder.scheduler, request.sampler, request.spread).plan({ steps, eta, originalSteps });
+    const { size, source } = await readSource(request, folder);
+    const batches = batchesOf(pictures, request.batch, random);
+    const changes = await adapters(request.loras);
+    const encoded = source && (await encodeSource(source, vae, { signal }));
+    if (encoded) await free(vae);
+    const guidance: GuidanceOptions = {
+      scale: request.guidance,
+      rescale: request.guidanceRescale,
+      ...(request.guidanceInterval
+        ? { interval: { minimum: request.guidanceInterval[0], maximum: request.guidanceInterval[1] } }
+        : {}),
+    };
+
+    for (const [b, batch] of batches.entries()) {
+      const first = b * batch.length;
+      const wanted = Math.min(batch.length, pictures.length - first);
+      const conditions = await conditionsOf(batch, folder, text, request, {
+        ...{ guidance: request.guidance, size, clipSkip },
+        ...{ signal, change: changes },
+      });
+      await free(text);
+      const noise = noiseFrom(random ?? batch.map(({ seed }) => seeded(seed)));
+      const shape = [batch.length, folder.channels, size[0] / folder.factor, size[1] / folder.factor];
+      const perPicture = random === undefined || Array.isArray(random);
+      const begin = startOfBatch(encoded, { plan, shape, noise, perPicture, vae, folder });
+      let calls = 0;
+      const network = guidedUnet(folder, unet, {
+        ...{ conditions, guidance, seen: begin.seen, signal, change: changes("unet") },
+        onCall: () => calls++,
+      });
+      const sampled = plan.sample(network, begin.x, { noise, first: begin.first });
+      const run = begin.inpaint ? inpainted(sampled, begin.inpaint) : sampled;
+      const ofBatch = plan.steps - begin.first;
+      const start = firstPictures({ ...begin.x, data: begin.x.data.slice() }, wanted);
+      let step = 0;
+      signal?.throwIfAborted();
+      for await (const state of run) {
+        signal?.throwIfAborted();
+        step++;
+        const x0 = firstPictures(state.x0, wanted);
+        const finished = step === ofBatch ? await finish(firstPictures(state.x, wanted), batch, signal) : {};
+        yield {
+          done: b * ofBatch + step,
+          total: batches.length * ofBatch,
+          ...{ step, steps: ofBatch, calls, first, seeds: batch.slice(0, wanted).map(({ seed }) => seed) },
+          ...{ timestep: state.timestep, start, x: firstPictures(state.x, wanted), x0 },
+          preview: () => latentPreview(x0, folder),
+          ...finished,
+        };
+      }
+    }
+  }
+
+  async function finish(latents: Samples, batch: readonly PictureWords[], signal: AbortSignal | undefined) {
+    await free(unet);
+    const decoded = await vae.decode(latents, { signal });
+    await free(vae);
+    signal?.throwIfAborted();
+    const size = decoded.data.length / decoded.shape[0]!;
+    const images = imagesFromTensor(decoded).map((image, i): TextToImagePicture => {
+      const own = decoded.data.subarray(i * size, (i + 1) * size);
+      const float = own.map((value) => Math.min(Math.max(value / 2 + 0.5, 0), 1));
+      return { ...image, ...batch[i]!, float: float32(decoded.shape.slice(1), float) };
+    });
+    return { decoded, images };
+  }
+
+  return {
+    folder,
+    text,
+    device: unet.device,
+    resolve,
+    async conditions(input, { signal } = {}) {
+      const request = resolve(input);
+      const { size } = await readSource(request, folder);
+      return conditionsOf(picturesOf(request), folder, text, request, {
+        ...{ guidance: request.guidance, size, clipSkip: request.clipSkip },
+        ...{ signal, change: await adapters(request.loras) },
+      });
+    },
+    dropped(input) {
+      const pictures = picturesOf(resolve(input));
+      const seen = pictures.flatMap(({ prompt, prompt2, negative, negative2 }) => [
+        ...text.dropped([prompt, prompt2]),
+        ...text.dropped([negative ?? "", negative2 ?? ""]),
+      ]);
+      return seen.filter((one, i) => seen.findIndex((other) => other.text === one.text) === i);
+    },
+    stream,
+    async generate(request, runOptions) {
+      const images: TextToImagePicture[] = [];
+      for await (const state of stream(request, runOptions)) images.push(...(state.images ?? []));
+      return images;
+    },
+    async close() {
+      await Promise.all([text.close(), unet.close(), vae.close()]);
+    },
+  };
+}
+
+/** Pictures that are drawn at once. The last batch is filled up to the size of the others: another one needs a session. */
+function batchesOf(
+  pictures: readonly PictureWords[],
+  most: number,
+  random: TextToImageRunOptions["random"],
+): PictureWords[][] {
+  const { length } = pictures;
+  const count = Math.ceil(length / most);
+  if (random && count > 1) {
+    throw new UserError("One random source can draw one batch only.", {
+      hint: `Raise \`batch\` to ${length}.`,
+      field: "batch",
+    });
+  }
+  const size = Math.ceil(length / count);
+  return Array.from({ length: count }, (_, b) =>
+    Array.from({ length: size }, (_, i) => pictures[Math.min(b * size + i, length - 1)]!),
+  );
+}
+
+function firstPictures(x: Samples, count: number): Samples {
+  if (count === x.shape[0]) return x;
+  const size = (x.data.length / x.shape[0]!) * count;
+  return float32([count, ...x.shape.slice(1)], x.data.subarray(0, size));
+}

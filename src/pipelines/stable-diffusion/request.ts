@@ -1,0 +1,163 @@
+import { z } from "zod";
+import { UserError } from "../../core/errors.ts";
+import { GRIDS, SAMPLERS, type SamplerName } from "../../diffusion/index.ts";
+import { pictureInput } from "../picture-input.ts";
+import type { StableDiffusionFolder } from "./folder.ts";
+
+const SAMPLER_NAMES = Object.keys(SAMPLERS) as [SamplerName, ...SamplerName[]];
+const whole = (minimum: number) => z.number().int().min(minimum);
+const texts = () => z.union([z.string(), z.array(z.string()).min(1)]);
+const pixels = () => whole(1).max(16384);
+const heightAndWidth = () => z.tuple([whole(0), whole(0)]);
+
+/** What is asked of a text-to-image model. Descriptions are what `--help` shows. */
+export const textToImageRequest = z.strictObject({
+  prompt: texts().describe("what to draw; a list draws each"),
+  negativePrompt: texts().optional().describe("what to draw away from, one for all prompts or one each"),
+  prompt2: texts().optional().describe("prompt for the second text encoder of SDXL (default: the prompt)"),
+  negativePrompt2: texts().optional().describe("the same for the negative prompt"),
+  width: pixels().optional().describe("in pixels (default: that of training, or of the image)"),
+  height: pixels().optional().describe("in pixels (default: that of training, or of the image)"),
+  count: whole(1).max(10_000).default(1).describe("pictures of each prompt"),
+  seed: whole(0).default(0).describe("seed of the first picture; the others have the seeds that follow"),
+  seeds: z.array(whole(0)).min(1).optional().describe("the seed of each picture, in the place of seed"),
+  steps: whole(1).optional().describe("steps from noise to picture (default: 50; 4 for latent consistency models)"),
+  sampler: z.enum(SAMPLER_NAMES).optional().describe("how to draw (default: the model's own scheduler)"),
+  spread: z.enum(GRIDS).optional().describe("how the steps of a named sampler are spread"),
+  eta: z.number().min(0).max(1).optional().describe("share of fresh noise in a step of ddim; 0 is deterministic"),
+  originalSteps: whole(1).optional().describe("steps that a latent consistency model was distilled with"),
+  guidance: z.number().min(0).optional().describe("weight of the prompt; 1 is none (default: 7.5; 5 for SDXL)"),
+  guidanceRescale: z.number().min(0).max(1).default(0).describe("how much of the contrast guidance adds is taken back"),
+  guidanceInterval: z
+    .tuple([z.number().min(0), z.number().min(0)])
+    .optional()
+    .describe("guide only between these two noise levels, sigma per unit of signal"),
+  clipSkip: whole(0).max(100).default(0).describe("last layers of the text encoder that are left out"),
+  image: pictureInput().optional().describe("picture to start from"),
+  mask: pictureInput().optional().describe("picture that is white where the image is painted anew, black where kept"),
+  strength: z
+    .number()
+    .gt(0)
+    .max(1)
+    .optional()
+    .describe("how much of the image is drawn anew, above 0 to 1 (default: 0.8; 0.3 for SDXL; with a mask 1)"),
+  loras: z
+    .array(z.union([z.string().min(1), z.strictObject({ path: z.string().min(1), scale: z.number().default(1) })]))
+    .optional()
+    .describe("LoRA files or folders, each a path or path:scale"),
+  originalSize: heightAndWidth().optional().describe("height and width of the original, as SDXL is told"),
+  cropTopLeft: heightAndWidth().optional().describe("where the original was cut, as SDXL is told (default: 0,0)"),
+  targetSize: heightAndWidth().optional().describe("height and width that are wanted, as SDXL is told"),
+  negativeOriginalSize: heightAndWidth().optional().describe("originalSize to draw away from"),
+  negativeCropTopLeft: heightAndWidth().optional().describe("cropTopLeft to draw away from"),
+  negativeTargetSize: heightAndWidth().optional().describe("targetSize to draw away from"),
+  batch: whole(1).default(1).describe("most pictures the network sees at once"),
+});
+
+/** A request with its defaults filled in. */
+export type TextToImageRequest = z.output<typeof textToImageRequest>;
+/** What a caller writes of it. */
+export type TextToImageRequestInput = z.input<typeof textToImageRequest>;
+
+/** One picture to draw: its words and its seed. */
+export interface PictureWords {
+  readonly prompt: string;
+  readonly prompt2: string;
+  /** Undefined where none was given: SDXL then sees zeros. */
+  readonly negative: string | undefined;
+  readonly negative2: string | undefined;
+  readonly seed: number;
+}
+
+/** The sizes that SDXL is told, and those that are drawn away from. */
+const SIZES = [
+  "originalSize",
+  "cropTopLeft",
+  "targetSize",
+  "negativeOriginalSize",
+  "negativeCropTopLeft",
+  "negativeTargetSize",
+] as const;
+
+/** Throws a UserError for fields that say nothing together, contradict each other or are for other models. */
+export function checkRequest(request: TextToImageRequest, folder: StableDiffusionFolder, guidance: number): void {
+  const { image, mask, strength } = request;
+  const need = (field: "mask" | "strength", value: unknown) => {
+    if (value === undefined || image !== undefined) return;
+    throw new UserError(`\`${field}\` was given without \`image\`.`, {
+      hint: `Give \`image\` too, or leave \`${field}\` out.`,
+      field,
+    });
+  };
+  need("strength", strength);
+  need("mask", mask);
+  if (folder.inpainting && mask === undefined) {
+    throw new UserError(`${folder.path} is an inpainting model: it needs \`image\` and \`mask\`.`, {
+      hint: "Give a mask that is white where the image is to be painted anew, or take another model.",
+      field: image === undefined ? "image" : "mask",
+    });
+  }
+  const onlyXl = [...SIZES, ...(folder.textEncoders.length > 1 ? [] : (["prompt2", "negativePrompt2"] as const))];
+  for (const field of onlyXl) {
+    if (request[field] === undefined || (folder.sizeConditions && SIZES.includes(field as never))) continue;
+    throw new UserError(`\`${field}\` was given; this model has no use for it.`, { hint: "Leave it out.", field });
+  }
+  for (const [one, other] of [
+    ["negativeOriginalSize", "negativeTargetSize"],
+    ["negativeTargetSize", "negativeOriginalSize"],
+    ["negativeCropTopLeft", "negativeOriginalSize"],
+  ] as const) {
+    if (request[one] === undefined || request[other] !== undefined) continue;
+    throw new UserError(`\`${one}\` was given without \`${other}\`.`, { hint: "Give both, or none.", field: one });
+  }
+  for (const field of ["negativePrompt", "negativePrompt2"] as const) {
+    if (request[field] === undefined || (guidance > 1 && !folder.guidanceEmbedding)) continue;
+    const why = folder.guidanceEmbedding ? "this model takes its guidance as a number" : `guidance is ${guidance}`;
+    throw new UserError(`\`${field}\` was given; it has no effect, since ${why}.`, {
+      hint: folder.guidanceEmbedding ? "Leave it out." : "Leave it out, or raise guidance above 1.",
+      field,
+    });
+  }
+  const [low, high] = request.guidanceInterval ?? [0, 0];
+  if (low > high) {
+    throw new UserError(`The guidance interval ${low} to ${high} is empty.`, { field: "guidanceInterval" });
+  }
+}
+
+/** The pictures of a request, those of one prompt together. Throws a UserError for lists that do not fit together. */
+export function picturesOf(request: TextToImageRequest): PictureWords[] {
+  const prompts = asList(request.prompt);
+  const each = (field: "negativePrompt" | "prompt2" | "negativePrompt2"): readonly string[] | undefined => {
+    const given = request[field];
+    if (!Array.isArray(given)) return given === undefined ? undefined : prompts.map(() => given as string);
+    if (given.length === prompts.length) return given;
+    throw new UserError(`${given.length} texts were given for ${prompts.length} prompts.`, {
+      hint: `Give one ${field} for all, or one for each prompt.`,
+      field,
+    });
+  };
+  const [negatives, prompts2, negatives2] = [each("negativePrompt"), each("prompt2"), each("negativePrompt2")];
+  const total = prompts.length * request.count;
+  const { seeds } = request;
+  if (seeds && seeds.length !== total) {
+    throw new UserError(`${seeds.length} seeds were given for ${total} pictures.`, {
+      hint: "Give one for each picture, or `seed` for the first.",
+      field: "seeds",
+    });
+  }
+  return Array.from({ length: total }, (_, i) => {
+    const p = Math.floor(i / request.count);
+    const negative = negatives?.[p];
+    return {
+      prompt: prompts[p]!,
+      prompt2: prompts2?.[p] ?? prompts[p]!,
+      negative,
+      negative2: negatives2?.[p] ?? negative,
+      seed: seeds?.[i] ?? request.seed + i,
+    };
+  });
+}
+
+function asList(value: string | readonly string[]): readonly string[] {
+  return typeof value === "string" ? [value] : value;
+}

@@ -1,0 +1,204 @@
+import { UserError } from "../../core/errors.ts";
+import { float32, type Shape, sizeOf } from "../../core/host-tensor.ts";
+import {
+  type InpaintOptions,
+  type NoiseSource,
+  noisedStart,
+  type Samples,
+  type SamplingPlan,
+} from "../../diffusion/index.ts";
+import { type HostImage, resizeImage, tensorFromImages } from "../../io/index.ts";
+import { decodePicture } from "../picture-input.ts";
+import { scaled } from "../unconditional-editing.ts";
+import type { StableDiffusionFolder } from "./folder.ts";
+import type { LatentSpace, Posterior } from "./latents.ts";
+import type { TextToImageRequest } from "./request.ts";
+
+/** The picture a request starts from, at the size that is drawn. */
+export interface Source {
+  /** [1, 3, height, width] in −1 … 1. */
+  readonly image: Samples;
+  /** [1, 1, height, width]: 1 is painted anew, 0 kept. */
+  readonly mask: Samples | undefined;
+  readonly strength: number;
+}
+
+/** Shares of the way that are gone again where a request does not say. */
+const STRENGTH = { sd: 0.8, xl: 0.3, masked: 1 };
+
+/**
+ * The size that is drawn, [height, width] in pixels, and the picture it starts from.
+ *
+ * A picture is scaled to the width and height of the request; without these, it is taken as it is.
+ * @throws UserError for a size that the model cannot draw (naming the nearest ones), and pictures that cannot be read
+ */
+export async function readSource(
+  request: TextToImageRequest,
+  folder: StableDiffusionFolder,
+): Promise<{ readonly size: readonly [number, number]; readonly source: Source | undefined }> {
+  const { image, mask } = request;
+  if (image === undefined) {
+    const [height, width] = trainedSize(folder);
+    const size = [request.height ?? height, request.width ?? width] as const;
+    checkSize(size, folder.factor);
+    return { size, source: undefined };
+  }
+  const picture = await decodePicture(image, { field: "image", channels: 3 });
+  const size = [request.height ?? picture.height, request.width ?? picture.width] as const;
+  checkSize(size, folder.factor, request.height === undefined && request.width === undefined ? "image" : undefined);
+  const strength = request.strength ?? (mask ? STRENGTH.masked : folder.sizeConditions ? STRENGTH.xl : STRENGTH.sd);
+  const pixels = tensorFromImages([await fitted(picture, size)]);
+  if (mask === undefined) return { size, source: { image: pixels, mask: undefined, strength } };
+  const gray = await decodePicture(mask, { field: "mask", channels: 1 });
+  if (gray.width !== picture.width || gray.height !== picture.height) {
+    throw new UserError(
+      `The mask is ${gray.width}×${gray.height} (width × height), the image ${picture.width}×${picture.height}.`,
+      { hint: "Both must have the same size.", field: "mask" },
+    );
+  }
+  const { data } = tensorFromImages([await fitted(gray, size)]);
+  // diffusers makes masks black and white at half gray.
+  const binary = float32(
+    [1, 1, ...size],
+    data.map((value) => (value >= 0 ? 1 : 0)),
+  );
+  return { size, source: { image: pixels, mask: binary, strength } };
+}
+
+/** What the autoencoder says about a source: computed once for all pictures. */
+export interface EncodedSource {
+  readonly source: Source;
+  readonly image: Posterior;
+  /** Of the picture with its masked part gray; undefined without a mask. */
+  readonly kept: Posterior | undefined;
+}
+
+/** Encodes a source's picture and, for a U-Net that sees it, what the mask leaves of it. */
+export async function encodeSource(
+  source: Source,
+  vae: LatentSpace,
+  options: { readonly signal?: AbortSignal },
+): Promise<EncodedSource> {
+  const image = await vae.encode(source.image, options);
+  if (!source.mask) return { source, image, kept: undefined };
+  const { shape, data } = source.image;
+  const plane = source.mask.data.length;
+  const kept = float32(
+    shape,
+    data.map((value, i) => (source.mask!.data[i % plane]! < 0.5 ? value : 0)),
+  );
+  return { source, image, kept: await vae.encode(kept, options) };
+}
+
+/** Where a batch's run begins. */
+export interface BatchStart {
+  readonly x: Samples;
+  /** The step to begin with. */
+  readonly first: number;
+  /** How the kept part is put back after each step, where the U-Net does not see it. */
+  readonly inpaint: InpaintOptions | undefined;
+  /** Mask [n, 1, h, w] and latents of the kept part [n, c, h, w], which an inpainting U-Net sees. */
+  readonly seen: { readonly mask: Samples; readonly kept: Samples } | undefined;
+}
+
+export interface StartOptions {
+  readonly plan: SamplingPlan;
+  /** Of the latents: [n, channels, h, w]. */
+  readonly shape: Shape;
+  readonly noise: NoiseSource;
+  /** Whether each picture draws from a source of its own; else one draw is shared by all. */
+  readonly perPicture: boolean;
+  readonly vae: LatentSpace;
+  readonly folder: StableDiffusionFolder;
+}
+
+/**
+ * Draws what a batch begins with, in the order of diffusers: the latent of the picture, the noise, and the latent of
+ * what the mask leaves of it.
+ */
+export function startOfBatch(
+  encoded: EncodedSource | undefined,
+  { plan, shape, noise, perPicture, vae, folder }: StartOptions,
+): BatchStart {
+  if (!encoded) {
+    return { x: scaled(noise(shape), plan.initNoiseSigma), first: 0, inpaint: undefined, seen: undefined };
+  }
+  const { source, image, kept } = encoded;
+  const latentOf = (posterior: Posterior): Samples => {
+    const drawn = posterior.deviation && noise(perPicture ? shape : [1, ...shape.slice(1)]);
+    return repeatedTo(vae.draw(posterior, drawn), shape);
+  };
+  const fromNoise = source.mask !== undefined && source.strength === 1;
+  const latent = fromNoise && folder.inpainting ? undefined : latentOf(image);
+  const drawn = noise(shape);
+  const start = fromNoise
+    ? { x: scaled(drawn, plan.initNoiseSigma), first: 0 }
+    : noisedStart(plan, latent!, drawn, source.strength);
+  if (!source.mask || !kept) return { ...start, inpaint: undefined, seen: undefined };
+  const keptLatent = latentOf(kept);
+  const mask = latentMask(source.mask, folder.factor);
+  if (folder.inpainting) {
+    const one = [shape[0]!, 1, ...shape.slice(2)];
+    return { ...start, inpaint: undefined, seen: { mask: repeatedTo(mask, one), kept: keptLatent } };
+  }
+  const { steps } = plan;
+  const inpaint: InpaintOptions = {
+    original: latent!,
+    mask,
+    noise: drawn,
+    // Where the steps of a sampler do not touch, the next one's beginning counts.
+    levelAfter: ({ step, level }) => (step < steps ? plan.levelBefore(step) : level),
+  };
+  return { ...start, inpaint, seen: undefined };
+}
+
+/** The size a model was trained with, [height, width] in pixels. */
+function trainedSize({ unet, factor, path }: StableDiffusionFolder): readonly [number, number] {
+  const { sample_size: size } = unet.network.config;
+  if (size === null) {
+    throw new UserError(`${path} does not say which size it was trained with.`, {
+      hint: "Give `width` and `height`.",
+      field: "width",
+    });
+  }
+  const [height, width] = typeof size === "number" ? [size, size] : ([size[0]!, size[1]!] as const);
+  return [height * factor, width * factor];
+}
+
+function checkSize([height, width]: readonly [number, number], factor: number, field?: string): void {
+  for (const [name, value] of [
+    ["height", height],
+    ["width", width],
+  ] as const) {
+    if (value % factor === 0) continue;
+    const below = Math.floor(value / factor) * factor;
+    const near = below > 0 ? `${below} or ${below + factor}` : `${factor}`;
+    throw new UserError(`This model draws pictures whose sides are multiples of ${factor}; the ${name} is ${value}.`, {
+      hint: field
+        ? `Give \`width\` and \`height\`, to which the image is scaled; near is a ${name} of ${near}.`
+        : `Near is ${near}.`,
+      field: field ?? name,
+    });
+  }
+}
+
+async function fitted(image: HostImage, [height, width]: readonly [number, number]): Promise<HostImage> {
+  return image.width === width && image.height === height ? image : resizeImage(image, { width, height });
+}
+
+/** The mask at the latents' size: the top left pixel of each square, as torch's nearest interpolation takes it. */
+function latentMask({ shape, data }: Samples, factor: number): Samples {
+  const [height, width] = [shape[2]! / factor, shape[3]! / factor];
+  const small = new Float32Array(height * width);
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) small[y * width + x] = data[y * factor * shape[3]! + x * factor]!;
+  }
+  return float32([1, 1, height, width], small);
+}
+
+function repeatedTo(x: Samples, shape: Shape): Samples {
+  if (x.data.length === sizeOf(shape)) return x;
+  const data = new Float32Array(sizeOf(shape));
+  for (let at = 0; at < data.length; at += x.data.length) data.set(x.data, at);
+  return float32(shape, data);
+}

@@ -1,0 +1,158 @@
+import { UserError } from "../../core/errors.ts";
+import { float32, int64, sizeOf } from "../../core/host-tensor.ts";
+import type { Samples } from "../../diffusion/index.ts";
+import type { Tensor } from "../../graph/index.ts";
+import { type ComputeOptions, partSessions, type WeightChange } from "../part-sessions.ts";
+import type { StableDiffusionFolder, TextEncoder } from "./folder.ts";
+
+/** A text as the U-Net sees it. */
+export interface EncodedText {
+  /** [1, tokens, width]: of several encoders side by side. */
+  readonly states: Samples;
+  /** [1, width]: the last encoder's, where it has a projection. */
+  readonly pooled: Samples;
+}
+
+/** What was cut off a prompt because a text encoder has no positions for it. */
+export interface DroppedText {
+  readonly text: string;
+  readonly dropped: string;
+}
+
+export interface TextOptions {
+  /** Last layers that are left out. */
+  readonly clipSkip?: number;
+  readonly signal?: AbortSignal;
+  /** Adapters, by the name of the encoder. */
+  readonly change?: (part: string) => WeightChange | undefined;
+}
+
+/** The text encoders of a model. */
+export interface TextEncoders {
+  /** Encodes a text; with two encoders, the second's own text. */
+  encode(texts: readonly [string, string], options?: TextOptions): Promise<EncodedText>;
+  /** Ids of a text for each encoder, cut and padded. */
+  tokens(texts: readonly [string, string]): number[][];
+  /** What the encoders do not see of a text. */
+  dropped(texts: readonly [string, string]): DroppedText[];
+  close(): Promise<void>;
+}
+
+/** Encodings that are kept for the next picture. */
+const KEPT = 32;
+
+/**
+ * Opens the text encoders of a model. Stable Diffusion takes the last state, normalized; SDXL the state before the last
+ * layer as it is, of both encoders, and the pooled text of the last one (Podell et al. 2023, section 2.1).
+ */
+export function textEncoders(folder: StableDiffusionFolder, compute: ComputeOptions): TextEncoders {
+  const encoders = folder.textEncoders;
+  const sessions = encoders.map(({ part }) => partSessions(part, compute));
+  const penultimate = folder.sizeConditions;
+  const known = new Map<string, Promise<EncodedText>>();
+  // A single encoder that is the second one (SDXL's refiner) sees the second text.
+  const textFor = (texts: readonly [string, string], i: number) =>
+    encoders[i]!.part.name === "text_encoder_2" ? texts[1] : texts[0];
+
+  const encodeWith = async (
+    i: number,
+    text: string,
+    { clipSkip = 0, signal, change }: TextOptions,
+  ): Promise<EncodedText> => {
+    const encoder = encoders[i]!;
+    const { part, tokenizer } = encoder;
+    const { ids } = tokenizer.encodePadded(text, lengthFor(encoder));
+    const layer = layerOf(encoder, clipSkip, penultimate);
+    const job = {
+      name: `layer ${layer}`,
+      feeds: { ids: int64([1, ids.length], ids) },
+      graph: (inputs: Readonly<Record<string, Tensor>>) => {
+        const { last, hidden, pooled } = part.network(inputs.ids!);
+        const normalize = part.network.parts.text_model.parts.final_layer_norm;
+        const chosen = hidden[layer]!;
+        const states = penultimate ? chosen : layer === hidden.length - 1 ? last : normalize(chosen);
+        return { states, pooled };
+      },
+    };
+    const { states, pooled } = await sessions[i]!.run(job, { signal, change: change?.(part.name) });
+    return { states: states as Samples, pooled: pooled as Samples };
+  };
+
+  return {
+    async encode(texts, options = {}) {
+      const changes = encoders.map(({ part }) => options.change?.(part.name)?.key ?? "");
+      const key = JSON.stringify([encoders.map((_, i) => textFor(texts, i)), options.clipSkip ?? 0, changes]);
+      const encoded =
+        known.get(key) ??
+        (async () => {
+          const each: EncodedText[] = [];
+          for (const i of encoders.keys()) each.push(await encodeWith(i, textFor(texts, i), options));
+          return { states: sideBySide(each.map(({ states }) => states)), pooled: each.at(-1)!.pooled };
+        })();
+      known.delete(key);
+      known.set(key, encoded);
+      encoded.catch(() => known.delete(key));
+      for (const oldest of known.keys()) {
+        if (known.size <= KEPT) break;
+        known.delete(oldest);
+      }
+      return encoded;
+    },
+    tokens: (texts) =>
+      encoders.map((encoder, i) => encoder.tokenizer.encodePadded(textFor(texts, i), lengthFor(encoder)).ids),
+    dropped: (texts) => {
+      const all = encoders.map((encoder, i) => {
+        const text = textFor(texts, i);
+        return { text, dropped: encoder.tokenizer.encodePadded(text, lengthFor(encoder)).dropped };
+      });
+      const cut = all.filter(({ dropped }) => dropped !== "");
+      return cut.filter(({ text }, i) => cut.findIndex((other) => other.text === text) === i);
+    },
+    async close() {
+      await Promise.all(sessions.map((one) => one.close()));
+    },
+  };
+}
+
+/** Tokens that an encoder has positions for, or fewer where its tokenizer says so. */
+function lengthFor({ part, tokenizer }: TextEncoder): number {
+  const positions = part.network.config.max_position_embeddings;
+  return Math.min(tokenizer.maxLength ?? positions, positions);
+}
+
+/** Which hidden state is taken: 0 is the embeddings. */
+function layerOf({ part }: TextEncoder, clipSkip: number, penultimate: boolean): number {
+  const layers = part.network.config.num_hidden_layers;
+  const layer = layers - clipSkip - (penultimate ? 1 : 0);
+  if (layer >= 0) return layer;
+  throw new UserError(`clipSkip ${clipSkip} leaves nothing of a text encoder with ${layers} layers.`, {
+    hint: `Give at most ${layers - (penultimate ? 1 : 0)}.`,
+    field: "clipSkip",
+  });
+}
+
+/** Tensors [1, tokens, widthₖ] as one [1, tokens, Σ widthₖ]. */
+function sideBySide(states: readonly Samples[]): Samples {
+  if (states.length === 1) return states[0]!;
+  const tokens = states[0]!.shape[1]!;
+  const widths = states.map(({ shape }) => shape[2]!);
+  const width = widths.reduce((sum, one) => sum + one, 0);
+  const data = new Float32Array(tokens * width);
+  let at = 0;
+  states.forEach(({ data: own }, i) => {
+    const w = widths[i]!;
+    for (let t = 0; t < tokens; t++) data.set(own.subarray(t * w, (t + 1) * w), t * width + at);
+    at += w;
+  });
+  return float32([1, tokens, width], data);
+}
+
+/** Tensors [1, …] one below the other: [n, …]. */
+export function stacked(rows: readonly Samples[]): Samples {
+  const shape = [rows.length, ...rows[0]!.shape.slice(1)];
+  const data = new Float32Array(sizeOf(shape));
+  rows.forEach((row, i) => {
+    data.set(row.data, i * row.data.length);
+  });
+  return float32(shape, data);
+}
