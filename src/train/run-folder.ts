@@ -138,17 +138,18 @@ export function schedulerConfigOf(recipe: Recipe): Record<string, unknown> {
 export async function writeModel(
   folder: string,
   recipe: Recipe,
-  { config }: TrainedNetwork,
+  { config, classes, nullClass }: TrainedNetwork,
   weights: ReadonlyMap<string, HostTensor>,
   classNames: readonly string[] | undefined,
 ): Promise<void> {
   await writeDdpmPipeline(folder, { config, tensors: weights }, schedulerConfigOf(recipe));
-  if (recipe.patch === 1 && !recipe.classes) return;
+  if (recipe.patch === 1 && classes === 0) return;
+  const names = classNames ?? Array.from({ length: classes }, (_, i) => String(i));
   const path = join(folder, "model_index.json");
   const index = await readJsonObject(path);
   await writeJsonObject(path, {
     ...index,
     ...(recipe.patch > 1 ? { _class_name: "AllegoryPatchedPipeline", patch: recipe.patch } : {}),
-    ...(recipe.classes && classNames ? { classes: classNames, null_class: recipe.classDropout > 0 } : {}),
+    ...(classes > 0 ? { classes: names, null_class: nullClass !== undefined } : {}),
   });
 }
