@@ -185,7 +185,7 @@ describe("folders", () => {
     await writeFile(join(folder, "run", "recipe.json"), "{}");
     await refused("run", /The run .*run has no model yet/);
     await expect(pipeline("class-to-image", join(folder, "plain"))).rejects.toThrow(/has no classes/);
-    await expect(pipeline("text-to-image" as typeof TASK, folder)).rejects.toThrow(/There is no task "text-to-image"/);
+    await expect(pipeline("text-to-music" as typeof TASK, folder)).rejects.toThrow(/There is no task "text-to-music"/);
   });
 
   test("of latent and other pipelines are refused with their parts", async () => {

@@ -1,5 +1,10 @@
 import { UserError } from "../core/errors.ts";
 import type { ComputeOptions } from "./part-sessions.ts";
+import {
+  type StableDiffusionOptions,
+  type StableDiffusionPipeline,
+  stableDiffusionPipeline,
+} from "./stable-diffusion/index.ts";
 import { type UnconditionalPipeline, unconditionalPipeline } from "./unconditional.ts";
 
 export { chooseSampler } from "./choose-sampler.ts";
@@ -38,40 +43,51 @@ export {
   unconditionalRequest,
 } from "./unconditional-request.ts";
 
-/** What each task's pipeline is. */
-interface Pipelines {
-  "unconditional-image-generation": UnconditionalPipeline;
+/** What each task's pipeline is, and what it can be opened with. */
+interface Tasks {
+  "unconditional-image-generation": { pipeline: UnconditionalPipeline; options: ComputeOptions };
   /** The same for a model with classes. */
-  "class-to-image": UnconditionalPipeline;
+  "class-to-image": { pipeline: UnconditionalPipeline; options: ComputeOptions };
+  "text-to-image": { pipeline: StableDiffusionPipeline; options: StableDiffusionOptions };
+  /** The same, whose requests must have an image. */
+  "image-to-image": { pipeline: StableDiffusionPipeline; options: StableDiffusionOptions };
+  /** The same, whose requests must have an image and a mask. */
+  inpainting: { pipeline: StableDiffusionPipeline; options: StableDiffusionOptions };
 }
 
 /** A task that `pipeline` knows. */
-export type Task = keyof Pipelines;
+export type Task = keyof Tasks;
+
+const OPEN: { readonly [T in Task]: (path: string, options: Tasks[T]["options"]) => Promise<Tasks[T]["pipeline"]> } = {
+  "unconditional-image-generation": unconditionalPipeline,
+  "class-to-image": async (path, options) => {
+    const opened = await unconditionalPipeline(path, options);
+    if (opened.folder.classes) return opened;
+    throw new UserError(`${path} has no classes.`, {
+      hint: "Its task is unconditional-image-generation.",
+      field: "task",
+    });
+  },
+  "text-to-image": stableDiffusionPipeline,
+  "image-to-image": (path, options) => stableDiffusionPipeline(path, { ...options, needs: ["image"] }),
+  inpainting: (path, options) => stableDiffusionPipeline(path, { ...options, needs: ["image", "mask"] }),
+};
 
 /**
  * Opens a model for a task.
  *
  * @param path a run folder, or a folder in diffusers' layout
- * @param options where to compute
+ * @param options where to compute, and what the task's models can be opened with
  * @throws UserError for an unknown task, or a folder that holds no model for it
  */
 export async function pipeline<T extends Task>(
   task: T,
   path: string,
-  options: ComputeOptions = {},
-): Promise<Pipelines[T]> {
-  if (task !== "unconditional-image-generation" && task !== "class-to-image") {
-    throw new UserError(`There is no task "${String(task)}".`, {
-      hint: "The tasks are unconditional-image-generation and class-to-image.",
-      field: "task",
-    });
-  }
-  const opened = await unconditionalPipeline(path, options);
-  if (task === "class-to-image" && !opened.folder.classes) {
-    throw new UserError(`${path} has no classes.`, {
-      hint: "Its task is unconditional-image-generation.",
-      field: "task",
-    });
-  }
-  return opened;
+  options: Tasks[T]["options"] = {},
+): Promise<Tasks[T]["pipeline"]> {
+  if (Object.hasOwn(OPEN, task)) return OPEN[task](path, options);
+  throw new UserError(`There is no task "${String(task)}".`, {
+    hint: `The tasks are ${Object.keys(OPEN).join(", ")}.`,
+    field: "task",
+  });
 }

@@ -27,6 +27,8 @@ import { type DroppedText, type TextEncoders, textEncoders } from "./text.ts";
 export interface StableDiffusionOptions extends ComputeOptions, OpenFolderOptions {
   /** Frees each network before the next one is loaded, at the price of loading it again for the next batch. */
   readonly lowMemory?: boolean;
+  /** What every request must have, where the task says so. */
+  readonly needs?: readonly ("image" | "mask")[];
 }
 
 /** A drawn picture, and what it was drawn from. */
@@ -138,6 +140,9 @@ export async function stableDiffusionPipeline(
         ? DEFAULTS.xl
         : DEFAULTS.stable;
     const resolved = { ...request, steps: request.steps ?? steps, guidance: request.guidance ?? guidance };
+    for (const field of options.needs ?? []) {
+      if (request[field] === undefined) throw new UserError(`This task needs \`${field}\`.`, { field });
+    }
     checkRequest(resolved, folder, resolved.guidance);
     return resolved;
   };

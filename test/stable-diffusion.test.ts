@@ -1,0 +1,186 @@
+import { cp, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { seeded } from "../src/core/random.ts";
+import { hostImage, readJsonObject, writeJsonObject } from "../src/io/index.ts";
+import { pipeline, type StableDiffusionPipeline, type TextToImageRequestInput } from "../src/pipelines/index.ts";
+import { pipelines } from "./reference/cases/pipelines.ts";
+
+const reference = fileURLToPath(new URL("fixtures/reference", import.meta.url));
+const model = join(reference, "pipelines", "sd15");
+let folder: string;
+let pipe: StableDiffusionPipeline;
+
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "allegory-sd-"));
+  pipe = await pipeline("text-to-image", model, { threads: 1 });
+});
+afterAll(async () => {
+  await pipe.close();
+  await rm(folder, { recursive: true });
+});
+
+const quick = { prompt: "a photo of a red cat", steps: 2, sampler: "euler" } as const;
+const farthest = (a: ArrayLike<number>, b: ArrayLike<number>) =>
+  Array.from(a).reduce((most, value, i) => Math.max(most, Math.abs(value - b[i]!)), 0);
+const picture = (size: number, channels: 1 | 3) =>
+  hostImage(
+    size,
+    size,
+    channels,
+    Uint8Array.from({ length: size * size * channels }, (_, i) => (i * 37) % 256),
+  );
+
+const cases = (await pipelines.discover(reference)).filter(({ name }) => name.includes("/sd15/"));
+
+describe("Stable Diffusion", () => {
+  test.each(cases.map((one) => [one.name, one] as const))("draws what diffusers draws: %s", async (_, one) => {
+    const comparisons = await one.run();
+    expect(comparisons.length).toBeGreaterThan(10);
+    expect(comparisons.filter(({ pass }) => !pass)).toEqual([]);
+  });
+
+  test("draws a picture the same alone, in a batch, beside others and with freed memory", async () => {
+    const request = { ...quick, sampler: "euler-ancestral" } as const;
+    const [alone] = await pipe.generate({ ...request, seed: 8 });
+    const together = await pipe.generate({ ...request, prompt: ["a castle", quick.prompt], seeds: [3, 8], batch: 2 });
+    const counted = await pipe.generate({ ...request, seed: 6, count: 3, batch: 2 });
+    const low = await pipeline("text-to-image", model, { threads: 1, lowMemory: true });
+    const freed = await low.generate({ ...request, seed: 8 });
+    await low.close();
+    expect(counted.map(({ seed }) => seed)).toEqual([6, 7, 8]);
+    expect(together.map(({ prompt }) => prompt)).toEqual(["a castle", quick.prompt]);
+    for (const other of [together[1]!, counted[2]!, freed[0]!]) {
+      expect(farthest(other.float.data, alone!.float.data)).toBeLessThan(1e-4);
+      expect(farthest(other.data, alone!.data)).toBeLessThanOrEqual(1);
+    }
+    expect(farthest(together[0]!.float.data, alone!.float.data)).toBeGreaterThan(0.01);
+    expect(alone!.float.shape).toEqual([3, 24, 24]);
+  });
+
+  test("one random source for all pictures is diffusers' single generator", async () => {
+    const request = { ...quick, count: 2, batch: 2 };
+    const images = await pipe.generate(request, { random: seeded(5) });
+    const first = seeded(5).normal([2, 4, 12, 12]);
+    for await (const { start } of pipe.stream(request, { random: seeded(5) })) {
+      const ratio = start.data[0]! / first.data[0]!;
+      expect(
+        farthest(
+          start.data,
+          first.data.map((value) => value * ratio),
+        ),
+      ).toBeLessThan(1e-4);
+      break;
+    }
+    expect(images).toHaveLength(2);
+    await expect(pipe.generate({ ...request, batch: 1 }, { random: seeded(5) })).rejects.toThrow(/one batch only/);
+  });
+
+  test("streams steps with latents and previews, and stops when asked", async () => {
+    const states = [];
+    for await (const state of pipe.stream({ ...quick, steps: 3, count: 2 })) states.push(state);
+    expect(states.map(({ done, total, step }) => [done, total, step])).toEqual(
+      [1, 2, 3, 4, 5, 6].map((done) => [done, 6, ((done - 1) % 3) + 1]),
+    );
+    expect(states[0]!.preview()[0]).toMatchObject({ width: 12, height: 12, channels: 3 });
+    expect(states.map(({ images }) => images?.length ?? 0)).toEqual([0, 0, 1, 0, 0, 1]);
+    const controller = new AbortController();
+    const seen: number[] = [];
+    await expect(async () => {
+      for await (const { step } of pipe.stream({ ...quick, steps: 20 }, { signal: controller.signal })) {
+        seen.push(step);
+        if (step === 2) controller.abort(new Error("enough"));
+      }
+    }).rejects.toThrow("enough");
+    expect(seen).toEqual([1, 2]);
+    // The model is as good as before.
+    expect(await pipe.generate(quick)).toHaveLength(1);
+  });
+
+  test("takes any size that fits its latents, guides only inside an interval, and says what a prompt loses", async () => {
+    expect((await pipe.generate({ ...quick, width: 32, height: 16 }))[0]).toMatchObject({ width: 32, height: 16 });
+    const [never] = await pipe.generate({ ...quick, guidanceInterval: [1e6, 1e7] });
+    const [without] = await pipe.generate({ ...quick, guidance: 1 });
+    const [always] = await pipe.generate({ ...quick, guidanceInterval: [0, 1e7] });
+    const [guided] = await pipe.generate(quick);
+    expect(farthest(never!.float.data, without!.float.data)).toBeLessThan(1e-5);
+    expect(farthest(always!.float.data, guided!.float.data)).toBeLessThan(1e-5);
+    expect(farthest(never!.float.data, guided!.float.data)).toBeGreaterThan(1e-3);
+    expect(pipe.dropped(quick)).toEqual([]);
+    const [cut] = pipe.dropped({ prompt: `${"word ".repeat(80)}the end` });
+    expect(cut!.dropped).toMatch(/the end$/);
+  });
+
+  test("an image leaves less to the prompt with less strength, and nothing outside a mask", async () => {
+    const image = picture(24, 3);
+    const difference = async (request: Partial<TextToImageRequestInput>) => {
+      const [one, other] = await pipe.generate({
+        ...{ ...quick, steps: 10, image, prompt: [quick.prompt, "a castle in the fog!"], seeds: [1, 1] },
+        ...request,
+      });
+      return farthest(one!.float.data, other!.float.data);
+    };
+    const [little, much] = [await difference({ strength: 0.1 }), await difference({ strength: 0.9 })];
+    expect(little).toBeGreaterThan(0);
+    expect(little).toBeLessThan(much / 2);
+    expect(await difference({ mask: hostImage(24, 24, 1, new Uint8Array(576)) })).toBe(0);
+    expect(await difference({ mask: hostImage(24, 24, 1, new Uint8Array(576).fill(255)) })).toBeGreaterThan(0.01);
+  });
+});
+
+describe("what cannot be met is said with what can", () => {
+  const image = picture(24, 3);
+  test.each<[object, string, RegExp]>([
+    [{}, "prompt", /prompt: it is needed/],
+    [{ prompt: 3 }, "prompt", /Accepted is a text/],
+    [{ ...quick, width: 25 }, "width", /multiples of 2; the width is 25.\nNear is 24 or 26/],
+    [{ ...quick, steps: 0 }, "steps", /at least 1/],
+    [{ ...quick, steps: 2000 }, "steps", /trained with 1000 timesteps/],
+    [{ ...quick, stesp: 4 }, "stesp", /Did you mean steps/],
+    [{ ...quick, sampler: "eular" }, "sampler", /Did you mean euler/],
+    [{ ...quick, sampler: undefined, spread: "karras" }, "spread", /without a sampler/],
+    [{ ...quick, eta: 0.5 }, "eta", /takes no "eta"/],
+    [{ ...quick, strength: 0.5 }, "strength", /`strength` was given without `image`/],
+    [{ ...quick, mask: picture(24, 1) }, "mask", /`mask` was given without `image`/],
+    [{ ...quick, image, mask: picture(22, 1) }, "mask", /mask is 22×22.*the image 24×24/],
+    [{ ...quick, image: "nowhere.png" }, "", /There is no file nowhere.png/],
+    [{ ...quick, image: picture(23, 3) }, "image", /multiples of 2; the height is 23/],
+    [{ ...quick, image, strength: 0.1 }, "strength", /leaves none of 2 steps/],
+    [{ ...quick, clipSkip: 3 }, "clipSkip", /leaves nothing of a text encoder with 2 layers/],
+    [{ ...quick, guidance: 1, negativePrompt: "blurry" }, "negativePrompt", /no effect, since guidance is 1/],
+    [{ ...quick, negativePrompt: ["a", "b"] }, "negativePrompt", /2 texts were given for 1 prompts/],
+    [{ ...quick, seeds: [1, 2] }, "seeds", /2 seeds were given for 1 pictures/],
+    [{ ...quick, prompt2: "a" }, "prompt2", /has no use for it/],
+    [{ ...quick, targetSize: [3, 4] }, "targetSize", /has no use for it/],
+    [{ ...quick, guidanceInterval: [3, 2] }, "guidanceInterval", /is empty/],
+    [{ ...quick, loras: ["nowhere.safetensors:0.5"] }, "lora", /There is no LoRA nowhere.safetensors/],
+  ])("%j", async (request, field, message) => {
+    const failed = await pipe.generate(request as TextToImageRequestInput).then(
+      () => undefined,
+      (error) => error,
+    );
+    expect(failed).toMatchObject({ name: "UserError", message: expect.stringMatching(message) });
+    if (field) expect(failed.options.field).toBe(field);
+  });
+
+  test("tasks without what they need, and folders of other kinds", async () => {
+    const painting = await pipeline("inpainting", model, { threads: 1 });
+    await expect(painting.generate({ ...quick, image })).rejects.toThrow(/This task needs `mask`/);
+    await painting.close();
+    await expect(pipeline("text-to-image", join(folder, "nothing"))).rejects.toThrow(/There is no folder/);
+    await expect(pipeline("text-to-image", join(reference, "pipelines", "ddpm"))).rejects.toThrow(
+      /is a DDPMPipeline of .*\nHere Stable Diffusion is needed/,
+    );
+    await expect(pipeline("unconditional-image-generation", model)).rejects.toThrow(/pipeline of pixels is needed/);
+    const broken = join(folder, "broken");
+    await cp(model, broken, { recursive: true });
+    const index = join(broken, "model_index.json");
+    await writeJsonObject(index, { ...(await readJsonObject(index)), vae: [null, null] });
+    await expect(pipeline("text-to-image", broken)).rejects.toThrow(/without a vae/);
+    await cp(join(model, "model_index.json"), index);
+    await writeFile(join(broken, "unet", "diffusion_pytorch_model.safetensors"), "nothing");
+    await expect(pipeline("text-to-image", broken)).rejects.toMatchObject({ name: "UserError" });
+  });
+});
