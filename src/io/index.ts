@@ -18,6 +18,7 @@ export {
   imagesFromTensor,
   tensorFromImages,
 } from "./host-image.ts";
+export { type HubOptions, type HubProgress, hubFile, modelFolder } from "./hub.ts";
 export { type AnimationOptions, type GridOptions, imageGrid, saveAnimation, saveGrid } from "./image-grid.ts";
 export {
   type DecodedImage,

@@ -1,0 +1,81 @@
+import { copyFile, link, mkdir, readdir, readFile, rename, rm, stat, symlink } from "node:fs/promises";
+import { homedir } from "node:os";
+import { dirname, join, relative } from "node:path";
+import { writeFileAtomically } from "./atomic-file.ts";
+
+// The cache of Hugging Face's Python library, shared with it: models--org--name/ with blobs/ (the files' contents by their
+// hash), snapshots/COMMIT/ (links to them under their own names) and refs/ (the commit of each branch).
+
+const COMMIT = /^[0-9a-f]{40}$/;
+
+/** Whether a revision is a commit, not a branch or tag. */
+export const isCommit = (revision: string) => COMMIT.test(revision);
+
+/** `HF_HOME`, or where it is by default. */
+export function hubHome(): string {
+  const { HF_HOME, XDG_CACHE_HOME } = process.env;
+  return HF_HOME || join(XDG_CACHE_HOME || join(homedir(), ".cache"), "huggingface");
+}
+
+/** The cache's folder: `HF_HUB_CACHE`, or `hub` in `HF_HOME`. */
+export function hubCacheFolder(): string {
+  const { HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE } = process.env;
+  return HF_HUB_CACHE || HUGGINGFACE_HUB_CACHE || join(hubHome(), "hub");
+}
+
+/** A model's part of the cache. */
+export interface CachedModel {
+  /** The commit that a branch or tag was at when it was last looked up. */
+  commitOf(revision: string): Promise<string | undefined>;
+  remember(revision: string, commit: string): Promise<void>;
+  /** The folder of a commit's files. */
+  snapshot(commit: string): string;
+  /** The files that a snapshot has, by paths with slashes; links whose target is missing are no files. */
+  files(commit: string): Promise<string[]>;
+  blob(hash: string): string;
+  /** The part of a blob that was downloaded so far; Python's library goes on with it, too. */
+  incomplete(hash: string): string;
+  /** Makes a finished blob a file of a snapshot. */
+  place(hash: string, commit: string, path: string): Promise<void>;
+}
+
+/** The part of a cache that belongs to a model `org/name`. */
+export function cachedModel(cache: string, id: string): CachedModel {
+  const root = join(cache, `models--${id.replace("/", "--")}`);
+  const blob = (hash: string) => join(root, "blobs", hash);
+  const snapshot = (commit: string) => join(root, "snapshots", commit);
+  return {
+    async commitOf(revision) {
+      if (isCommit(revision)) return revision;
+      const text = await readFile(join(root, "refs", revision), "utf8").catch(() => "");
+      return isCommit(text.trim()) ? text.trim() : undefined;
+    },
+    async remember(revision, commit) {
+      if (revision !== commit) await writeFileAtomically(join(root, "refs", revision), commit);
+    },
+    snapshot,
+    async files(commit) {
+      const folder = snapshot(commit);
+      const entries = await readdir(folder, { recursive: true }).catch(() => []);
+      const found: string[] = [];
+      for (const entry of entries) {
+        const kind = await stat(join(folder, entry)).catch(() => undefined);
+        if (kind?.isFile()) found.push(entry.replaceAll("\\", "/"));
+      }
+      return found;
+    },
+    blob,
+    incomplete: (hash) => `${blob(hash)}.incomplete`,
+    async place(hash, commit, path) {
+      const target = join(snapshot(commit), path);
+      await mkdir(dirname(target), { recursive: true });
+      const temporary = `${target}.${process.pid}.link`;
+      await rm(temporary, { force: true });
+      // Windows without developer mode knows no links for users: a second name, or a copy.
+      await symlink(relative(dirname(target), blob(hash)), temporary)
+        .catch(() => link(blob(hash), temporary))
+        .catch(() => copyFile(blob(hash), temporary));
+      await rename(temporary, target);
+    },
+  };
+}

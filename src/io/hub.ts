@@ -1,0 +1,285 @@
+import { existsSync } from "node:fs";
+import { readFile, realpath, stat } from "node:fs/promises";
+import { join } from "node:path";
+import type { ListFileEntry } from "@huggingface/hub";
+import { messageOf, UserError } from "../core/errors.ts";
+import { type CachedModel, cachedModel, hubCacheFolder, hubHome, isCommit } from "./hub-cache.ts";
+import { download } from "./hub-download.ts";
+import { neededFiles } from "./hub-files.ts";
+import { type JsonObject, readJsonObject } from "./json-file.ts";
+
+/** How far a download is. */
+export interface HubProgress {
+  /** The file being downloaded, by its path in the repository. */
+  readonly file: string;
+  /** Bytes of that file that are there, and its size. */
+  readonly received: number;
+  readonly size: number;
+  /** The same for all files together. */
+  readonly totalReceived: number;
+  readonly totalSize: number;
+}
+
+export interface HubOptions {
+  /** Branch, tag or commit; default `main`. */
+  readonly revision?: string;
+  /** The variant of the weights, such as `fp16`; default those without one. */
+  readonly variant?: string;
+  /** Nothing is downloaded: only what the cache has is used. Default: the environment variable `HF_HUB_OFFLINE`. */
+  readonly offline?: boolean;
+  /** For models that are not public. Default: `HF_TOKEN`, or what `hf auth login` stored. */
+  readonly token?: string;
+  /** The cache's folder. Default: `HF_HUB_CACHE`, or `hub` in `HF_HOME`, as in Python. */
+  readonly cache?: string;
+  /** The hub's address. Default: `HF_ENDPOINT`, or the public one. */
+  readonly endpoint?: string;
+  readonly onProgress?: (progress: HubProgress) => void;
+  /** Told when the hub cannot be reached and an earlier download is used instead. */
+  readonly onWarning?: (warning: string) => void;
+  readonly signal?: AbortSignal;
+}
+
+const PUBLIC_HUB = "https://huggingface.co";
+const ID = /^[\w][\w.-]*\/[\w][\w.-]*$/;
+
+/**
+ * The folder of a model: the given one if it is a folder, or the snapshot of `org/name` from the hub, downloaded into the
+ * cache that Python uses, too, as far as it is not there yet. Only what is needed is downloaded (see `neededFiles`).
+ *
+ * @throws UserError when there is no such folder, model or revision, access is refused, or (offline) the cache lacks it
+ */
+export async function modelFolder(idOrFolder: string, options: HubOptions = {}): Promise<string> {
+  const kind = await stat(idOrFolder).catch(() => undefined);
+  if (kind) {
+    if (options.revision !== undefined) {
+      throw new UserError(`${idOrFolder} is a folder of this machine; it has no revision ${options.revision}.`, {
+        field: "revision",
+      });
+    }
+    return idOrFolder;
+  }
+  if (!ID.test(idOrFolder)) {
+    throw new UserError(`There is no folder ${idOrFolder}.`, {
+      hint: "A model of the hub is given as org/name.",
+      field: "model",
+    });
+  }
+  const { variant } = options;
+  return snapshot(idOrFolder, options, (paths, index) => neededFiles(paths, index, { what: idOrFolder, variant }));
+}
+
+/** One file of a model on the hub, such as a LoRA or a single-file checkpoint: its real path in the cache. */
+export async function hubFile(id: string, path: string, options: Omit<HubOptions, "variant"> = {}): Promise<string> {
+  if (!ID.test(id)) throw new UserError(`${id} is no model of the hub; org/name is needed.`, { field: "model" });
+  const folder = await snapshot(id, options, (paths) => {
+    if (paths.includes(path)) return [path];
+    throw new UserError(`${id} has no file ${path}.`, { hint: `It has ${paths.slice(0, 12).join(", ")}.` });
+  });
+  return realpath(join(folder, path));
+}
+
+type Choose = (paths: readonly string[], index: JsonObject | undefined) => string[];
+
+async function snapshot(id: string, options: HubOptions, choose: Choose): Promise<string> {
+  const { revision = "main", offline = isOffline(), cache = hubCacheFolder() } = options;
+  if (!/^[\w][\w./-]*$/.test(revision) || revision.includes("..")) {
+    throw new UserError(`${JSON.stringify(revision)} is no revision; a branch, tag or commit is needed.`, {
+      field: "revision",
+    });
+  }
+  const model = cachedModel(cache, id);
+  // What a commit holds never changes.
+  if (offline || isCommit(revision)) {
+    const found = await inCache(model, revision, choose).catch((error: unknown) => error as UserError);
+    if (typeof found === "string") return found;
+    if (offline) {
+      throw new UserError(
+        `${id} (revision ${revision}) is not in the cache ${cache}${found ? `, or not all of it: ${found.message}` : "."}`,
+        { hint: "Offline mode is on (the option offline, or HF_HUB_OFFLINE): nothing was downloaded." },
+      );
+    }
+  }
+  try {
+    return await fromHub(id, revision, model, options, choose);
+  } catch (error) {
+    if (!isUnreachable(error)) throw error;
+    const found = await inCache(model, revision, choose).catch(() => undefined);
+    const reason = `The hub cannot be reached (${messageOf((error as Error).cause ?? error)})`;
+    if (!found) {
+      throw new UserError(`${reason}, and ${id} is not in the cache ${cache}.`, { cause: error });
+    }
+    options.onWarning?.(`${reason}; taken is what was downloaded of ${id} before.`);
+    return found;
+  }
+}
+
+function isOffline(): boolean {
+  return /^(1|on|yes|true)$/i.test(process.env.HF_HUB_OFFLINE ?? "");
+}
+
+/** The snapshot in the cache, if there is one and it is complete. */
+async function inCache(model: CachedModel, revision: string, choose: Choose): Promise<string | undefined> {
+  const commit = await model.commitOf(revision);
+  const paths = commit ? await model.files(commit) : [];
+  if (!commit || paths.length === 0) return undefined;
+  const index = paths.includes("model_index.json")
+    ? await readJsonObject(join(model.snapshot(commit), "model_index.json"))
+    : undefined;
+  choose(paths, index);
+  return model.snapshot(commit);
+}
+
+async function fromHub(
+  id: string,
+  revision: string,
+  model: CachedModel,
+  options: HubOptions,
+  choose: Choose,
+): Promise<string> {
+  const hub = await connect(id, revision, options);
+  const { commit, files } = hub;
+  const take = async (paths: readonly string[]) => {
+    const wanted = paths.map((path) => files.get(path)!);
+    const totalSize = wanted.reduce((sum, { size }) => sum + size, 0);
+    let before = 0;
+    for (const entry of wanted) {
+      const hash = entry.lfs?.oid ?? entry.oid ?? "";
+      if (!/^[0-9a-f]{40,64}$/.test(hash)) throw new Error(`the hub gives no hash of ${entry.path}`);
+      const report = throttled((received) =>
+        options.onProgress?.({
+          file: entry.path,
+          received,
+          size: entry.size,
+          totalReceived: before + received,
+          totalSize,
+        }),
+      );
+      if (existsSync(model.blob(hash))) report(entry.size, true);
+      else {
+        const file = { ...hub.download(entry), sha256: entry.lfs?.oid };
+        await download(file, model.blob(hash), model.incomplete(hash), (bytes) => report(bytes, bytes === entry.size));
+      }
+      await model.place(hash, commit, entry.path);
+      before += entry.size;
+    }
+  };
+  let index: JsonObject | undefined;
+  if (files.has("model_index.json")) {
+    await take(["model_index.json"]);
+    index = await readJsonObject(join(model.snapshot(commit), "model_index.json"));
+  }
+  await take(choose([...files.keys()], index));
+  // Only now, so that offline a branch means a commit that is there as a whole.
+  await model.remember(revision, commit);
+  return model.snapshot(commit);
+}
+
+/** What the hub says of a model at a revision. */
+async function connect(id: string, revision: string, options: HubOptions) {
+  const { endpoint = process.env.HF_ENDPOINT || PUBLIC_HUB, signal } = options;
+  // Loaded only when it is needed: most runs are of folders.
+  const { downloadFile, HubApiError, listFiles, modelInfo } = await import("@huggingface/hub");
+  const accessToken = options.token ?? (await storedToken());
+  if (accessToken !== undefined && !accessToken.startsWith("hf_")) {
+    throw new UserError("The hub's access token does not begin with hf_.", { field: "token" });
+  }
+  let code: string | null = null;
+  const common = {
+    hubUrl: endpoint.replace(/\/$/, ""),
+    accessToken,
+    fetch: (async (address, init) => {
+      const response = await fetch(address, { ...init, signal });
+      if (!response.ok) code = response.headers.get("x-error-code");
+      const from = /^bytes=(\d+)-/.exec(new Headers(init?.headers).get("range") ?? "")?.[1];
+      if (Number(from ?? 0) > 0 && response.status === 200) {
+        throw new Error("the server does not give parts of files");
+      }
+      return response;
+    }) satisfies typeof fetch,
+  };
+  const explained = (error: unknown): unknown =>
+    error instanceof HubApiError ? refusal(id, revision, error.statusCode, code, accessToken !== undefined) : error;
+  const files = new Map<string, ListFileEntry>();
+  let commit: string;
+  try {
+    const { sha } = await modelInfo({ ...common, name: id, revision, additionalFields: ["sha"] });
+    if (!isCommit(sha)) throw new Error(`the hub gives ${JSON.stringify(sha)} as the commit of ${id}`);
+    commit = sha;
+    for await (const entry of listFiles({ ...common, repo: { type: "model", name: id }, recursive: true, revision: commit })) {
+      if (entry.type === "file" && isSafePath(entry.path)) files.set(entry.path, entry);
+    }
+  } catch (error) {
+    throw explained(error);
+  }
+  return {
+    commit,
+    files,
+    download: ({ path, size }: ListFileEntry) => ({
+      what: `${id}/${path}`,
+      size,
+      isFinal: (error: unknown) => error instanceof UserError || signal?.aborted === true,
+      async open(from: number): Promise<AsyncIterable<Uint8Array>> {
+        try {
+          const blob = await downloadFile({ ...common, repo: { type: "model", name: id }, path, revision: commit });
+          if (!blob) throw new UserError(`${id} has no file ${path} any more.`);
+          // The client reports what its stream fails with as a text.
+          return (from > 0 ? blob.slice(from, blob.size) : blob).stream() as unknown as AsyncIterable<Uint8Array>;
+        } catch (error) {
+          throw explained(error);
+        }
+      },
+    }),
+  };
+}
+
+/** A repository's paths become paths in the cache: none may lead out of it. */
+function isSafePath(path: string): boolean {
+  return !path.startsWith("/") && !path.includes("\\") && !path.split("/").some((step) => step === ".." || step === "");
+}
+
+function refusal(id: string, revision: string, status: number, code: string | null, hasToken: boolean): Error {
+  if (status >= 500 || status === 429) return new Error(`the hub answered with status ${status}`);
+  const tokenHint = hasToken
+    ? "The access token given does not allow it."
+    : "Give an access token: the option token, or the environment variable HF_TOKEN.";
+  if (code === "RevisionNotFound") {
+    return new UserError(`${id} has no revision ${revision}.`, { field: "revision" });
+  }
+  if (code === "GatedRepo" || status === 403) {
+    return new UserError(`Access to ${id} is restricted.`, {
+      hint: `Accept its conditions on the model's page of the hub. ${tokenHint}`,
+      field: "model",
+    });
+  }
+  if (status === 404 || status === 401) {
+    return new UserError(`There is no public model ${id} on the hub, nor a folder of this name.`, {
+      hint: `Check its spelling. If it is private: ${tokenHint}`,
+      field: "model",
+    });
+  }
+  return new UserError(`The hub refused ${id}: status ${status}${code ? ` (${code})` : ""}.`, { field: "model" });
+}
+
+/** The token of the environment, or the one that the hub's own command stored. */
+async function storedToken(): Promise<string | undefined> {
+  const { HF_TOKEN, HUGGING_FACE_HUB_TOKEN, HF_TOKEN_PATH } = process.env;
+  const given = HF_TOKEN || HUGGING_FACE_HUB_TOKEN;
+  if (given) return given;
+  const text = await readFile(HF_TOKEN_PATH || join(hubHome(), "token"), "utf8").catch(() => "");
+  return text.trim() || undefined;
+}
+
+/** Whether nothing was reached at all: no address, no connection. */
+function isUnreachable(error: unknown): boolean {
+  return error instanceof TypeError && error.message === "fetch failed";
+}
+
+/** Calls at most ten times a second, and the last time. */
+function throttled(call: (value: number) => void): (value: number, last: boolean) => void {
+  let next = 0;
+  return (value, last) => {
+    if (!last && performance.now() < next) return;
+    next = performance.now() + 100;
+    call(value);
+  };
+}
