@@ -1,4 +1,4 @@
-import { totalmem } from "node:os";
+import { availableParallelism, totalmem } from "node:os";
 import { join } from "node:path";
 import { seeded } from "../core/random.ts";
 import type { Dataset } from "../data/index.ts";
@@ -7,8 +7,10 @@ import { datasetOf } from "./dataset.ts";
 import { type GraphCost, graphCost } from "./graph-cost.ts";
 import { lossFor, networkFor, type TrainedNetwork } from "./network.ts";
 import { type Recipe, type RecipeInput, readRecipe } from "./recipe.ts";
+import { replicatedStep } from "./replicated-step.ts";
 import { newestCheckpoint, runPaths } from "./run-folder.ts";
-import { type TrainingStep, trainingStep } from "./step.ts";
+import { trainingStep } from "./step.ts";
+import { replicasFor } from "./step-runner.ts";
 import { openTrainer, requireSameData } from "./trainer.ts";
 
 /** What a training run would take. Sizes are bytes, times seconds. */
@@ -59,15 +61,20 @@ export interface TimeEstimate {
   readonly measured: { readonly steps: number; readonly images: number };
 }
 
-/** Node, the worker thread and ONNX Runtime before a step is loaded (measured). */
-const FIXED_BYTES = 230e6;
-/** What ONNX Runtime's arena takes for each byte that is alive at the peak (measured, see plan.slow.test.ts). */
+/** Node and ONNX Runtime before a step is loaded, and each session's thread (measured). */
+const FIXED_BYTES = 160e6;
+const SESSION_BYTES = 70e6;
+/** What ONNX Runtime's arena takes for each byte that is alive at the peak (measured, see train-plan.slow.test.ts). */
 const ARENA_FACTOR = 1.65;
-/** Vectors of all parameters besides those the step writes: the state; while a checkpoint is written, a copy; the model. */
-const STATE_COPIES = 9;
+/** Vectors of all parameters that a session keeps besides what its step computes: parameters, moments and average. */
+const SESSION_VECTORS = 4;
+/** Vectors on the main thread: the start, and copies while a checkpoint and the model are written. */
+const MAIN_VECTORS = 5;
 /** Work and intermediate results of one measured step at most: a second or a few on two cores. */
 const PROBE_FLOPS = 60e9;
 const PROBE_BYTES = 300e6;
+/** Images that each session sees at least. */
+const PROBE_IMAGES = 4;
 /** Measuring ends after so many steps, or when it has taken so long. */
 const PROBE_STEPS = 3;
 const PROBE_SECONDS = 6;
@@ -90,13 +97,21 @@ export async function planTraining(
   const newest = await newestCheckpoint(recipe);
   const progress = newest ? await readProgress(join(runPaths(recipe.run).checkpoints, newest)) : undefined;
   if (progress) requireSameData(progress, dataset);
-  const part = recipe.batch / recipe.accumulate;
-  const step = trainingStep(trained.network, lossFor(recipe, dataset, trained, part), recipe);
+  const sessions = replicasFor({ ...recipe, threads: recipe.threads ?? availableParallelism() });
+  // Images that a session sees at once: a batch is shared by sessions or cut into parts, not both.
+  const part = recipe.batch / recipe.accumulate / sessions;
+  const loss = lossFor(recipe, dataset, trained, part);
+  const step =
+    sessions > 1
+      ? replicatedStep(trained.network, loss, sessions, recipe)
+      : trainingStep(trained.network, loss, recipe);
   const cost = graphCost(Object.values(step.outputs));
-  const memory = memoryEstimate(step, cost, dataset.images.length);
+  const parameters = step.layout.size;
+  const memory = memoryEstimate({ parameters, cost, sessions, images: dataset.images.length });
 
-  const share = Math.min(1, PROBE_FLOPS / cost.flops, PROBE_BYTES / cost.peakBytes);
-  const images = Math.max(1, Math.floor(part * share));
+  const share = Math.min(1, PROBE_FLOPS / (sessions * cost.flops), PROBE_BYTES / (sessions * cost.peakBytes));
+  // As many sessions take part in the measured steps: they need some images each.
+  const images = sessions * Math.max(Math.min(part, PROBE_IMAGES), Math.floor(part * share));
   const measured = await measure({ ...recipe, batch: images, accumulate: 1 }, dataset, trained, options.signal);
   const perStep = (measured.seconds * recipe.batch) / images;
   const done = progress?.step ?? 0;
@@ -105,7 +120,7 @@ export async function planTraining(
   const steps = Math.min(left, Math.ceil(secondsLeft / perStep));
   return {
     recipe,
-    parameters: step.layout.size,
+    parameters,
     images: {
       count: dataset.count,
       channels: dataset.channels,
@@ -130,17 +145,29 @@ export async function planTraining(
 
 /**
  * The peak of resident memory as the sum of
- * - what Node and ONNX Runtime take before anything is loaded,
+ * - what Node and ONNX Runtime take before anything is loaded, and a thread for each session,
  * - the images, a byte a sample,
- * - vectors of 4 bytes a parameter: parameters, both moments and the average, and while a checkpoint is written a copy
- *   of each,
- * - the intermediate results alive at the step's worst moment, which `graphCost` counts, times what the memory arena
- *   of ONNX Runtime adds by the sizes it rounds to.
+ * - vectors of 4 bytes a parameter: in each session parameters, both moments and the average; where several share a
+ *   batch, two gradients of each; on the main thread what is copied while a checkpoint is written,
+ * - for each session the intermediate results alive at the step's worst moment, which `graphCost` counts, times what
+ *   the memory arena of ONNX Runtime adds by the sizes it rounds to.
  */
-export function memoryEstimate({ layout }: TrainingStep, { peakBytes }: GraphCost, images: number): MemoryEstimate {
-  const state = STATE_COPIES * 4 * layout.size;
-  const activations = Math.round(ARENA_FACTOR * peakBytes);
-  return { peak: FIXED_BYTES + images + state + activations, fixed: FIXED_BYTES, images, state, activations };
+export function memoryEstimate({
+  parameters,
+  cost,
+  sessions,
+  images,
+}: {
+  readonly parameters: number;
+  readonly cost: GraphCost;
+  readonly sessions: number;
+  readonly images: number;
+}): MemoryEstimate {
+  const gradients = sessions > 1 ? 2 * sessions : 0;
+  const state = (sessions * SESSION_VECTORS + gradients + MAIN_VECTORS) * 4 * parameters;
+  const activations = Math.round(sessions * ARENA_FACTOR * cost.peakBytes);
+  const fixed = FIXED_BYTES + sessions * SESSION_BYTES;
+  return { peak: fixed + images + state + activations, fixed, images, state, activations };
 }
 
 /** The median time of a few steps on random images. */
