@@ -4,15 +4,26 @@
  * `unet-train` and `unet-infer` are the networks and steps of a PyTorch script for the same measurement: images a
  * second, median and best of the repeats. 'train' is one whole step: forward, MSE loss, backward, gradient clipping at
  * 1.0, AdamW, EMA.
+ *
+ * `sd15-unet` and `sd15-vae` are Stable Diffusion 1.5 in full size with random weights (3.4 GB, written the first time):
+ * seconds to load, seconds a step, peak memory of the process.
  */
 import { availableParallelism } from "node:os";
 import { Command, InvalidArgumentError } from "commander";
-import type { BenchOptions } from "./measure.ts";
+import { benchSd15Unet, benchSd15Vae, type Sd15Options } from "./sd15.ts";
 import { benchUNetInfer, benchUNetTrain } from "./unet.ts";
 
-const BENCHMARKS: Readonly<Record<string, (options: BenchOptions) => Promise<object>>> = {
-  "unet-train": benchUNetTrain,
-  "unet-infer": benchUNetInfer,
+interface Benchmark {
+  readonly run: (options: Sd15Options) => Promise<object>;
+  /** Images a step unless another number is asked for. */
+  readonly batch: number;
+}
+
+const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
+  "unet-train": { run: benchUNetTrain, batch: 64 },
+  "unet-infer": { run: benchUNetInfer, batch: 64 },
+  "sd15-unet": { run: benchSd15Unet, batch: 2 },
+  "sd15-vae": { run: benchSd15Vae, batch: 1 },
 };
 
 const number = (text: string) => {
@@ -21,15 +32,32 @@ const number = (text: string) => {
   return value;
 };
 
+const dtype = (text: string) => {
+  if (text !== "fp32" && text !== "fp16") throw new InvalidArgumentError("fp32 or fp16 is needed");
+  return text;
+};
+
 const command = new Command("bench")
   .argument("<what>", Object.keys(BENCHMARKS).join(" | "))
-  .option("--batch <n>", "images a step", number, 64)
+  .option("--batch <n>", "images a step", number)
   .option("--seconds <s>", "how long to measure", number, 10)
   .option("--threads <n>", "threads", number, availableParallelism())
   .option("--device <name>", "what to compute on", "cpu")
   .option("--profile", "print where the time goes, to stderr")
+  .option("--dtype <name>", "sd15: how the weights are stored, fp32 or fp16", dtype, "fp32")
+  .option("--repeats <n>", "sd15: steps measured after the first", number, 5)
+  .option("--score-limit <MiB>", "sd15: the most that an attention's scores may take at once", number)
+  .option("--no-arena", "sd15: give freed memory back after each run")
+  .option("--no-prepacking", "sd15: leave the weights as they are in the file")
+  .option("--no-memory-pattern", "sd15: do not plan memory ahead")
+  .option("--config <entry...>", "sd15: configuration entries of ONNX Runtime, key=value", [])
+  .option("--folder <path>", "sd15: where the weights are kept")
+  .option("--tiny", "sd15: the same blocks with a few channels")
   .parse();
 const [what] = command.args as [string];
 const benchmark = BENCHMARKS[what];
 if (!benchmark) command.error(`There is no benchmark ${what}; there are ${Object.keys(BENCHMARKS).join(", ")}.`);
-console.log(JSON.stringify({ what, ...(await benchmark!(command.opts<BenchOptions>())) }));
+const options = command.opts<Sd15Options>();
+console.log(
+  JSON.stringify({ what, ...(await benchmark!.run({ ...options, batch: options.batch ?? benchmark!.batch })) }),
+);

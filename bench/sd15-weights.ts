@@ -1,0 +1,77 @@
+/**
+ * Writes a model of Stable Diffusion 1.5's architecture with random weights as a folder in diffusers' layout, one weight
+ * at a time: `tsx bench/sd15-weights.ts <unet|vae> <folder> <float32|float16> [tiny]`.
+ *
+ * The numbers say nothing; they are there for measuring time and memory.
+ */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { pathToFileURL } from "node:url";
+import { float32, sizeOf } from "../src/core/host-tensor.ts";
+import { type FloatDType, type LazyTensor, writeModelFolder } from "../src/io/index.ts";
+import { autoencoderKL, unet2dCondition } from "../src/models/index.ts";
+import { namedParameters, type Parameter } from "../src/nn/module.ts";
+
+/** Which network, and how large. */
+export interface Architecture {
+  readonly part: "unet" | "vae";
+  readonly tiny: boolean;
+}
+
+/** The U-Net of Stable Diffusion 1.5, or one with the same blocks and a few channels. */
+export function sd15Unet(tiny: boolean) {
+  return unet2dCondition({
+    sample_size: tiny ? 8 : 64,
+    block_out_channels: tiny ? [32, 32, 64, 64] : [320, 640, 1280, 1280],
+    cross_attention_dim: tiny ? 32 : 768,
+    attention_head_dim: 8,
+  });
+}
+
+/** Its autoencoder. */
+export function sd15Vae(tiny: boolean) {
+  return autoencoderKL({
+    sample_size: tiny ? 64 : 512,
+    block_out_channels: tiny ? [32, 32, 64, 64] : [128, 256, 512, 512],
+    layers_per_block: 2,
+    down_block_types: Array(4).fill("DownEncoderBlock2D"),
+    up_block_types: Array(4).fill("UpDecoderBlock2D"),
+  });
+}
+
+/** Whether the folder holds such a model: its configuration is written last. */
+export const isWritten = (folder: string) => existsSync(join(folder, "config.json"));
+
+async function write(architecture: Architecture, folder: string, dtype: FloatDType): Promise<void> {
+  const { config, parts } = architecture.part === "unet" ? sd15Unet(architecture.tiny) : sd15Vae(architecture.tiny);
+  const { _class_name: className, ...fields } = config;
+  let index = 0;
+  const tensors = new Map<string, LazyTensor>();
+  for (const [name, parameter] of namedParameters({ parts })) {
+    const seed = ++index;
+    tensors.set(name, { dtype: "float32", shape: parameter.shape, read: async () => start(parameter, seed) });
+  }
+  await writeModelFolder(folder, { className: String(className), config: fields, tensors }, { dtype });
+}
+
+/** A parameter's start, drawn faster than by the generator that matches torch's. */
+function start({ shape, initial }: Parameter, seed: number) {
+  const data = new Float32Array(sizeOf(shape));
+  if (initial.kind === "constant") return float32(shape, data.fill(initial.value));
+  if (initial.kind === "values") return float32(shape, initial.values());
+  const bound = initial.kind === "uniform" ? initial.bound : initial.deviation * Math.sqrt(3);
+  // Marsaglia's xorshift (2003), 32 bits.
+  let state = Math.imul(seed, 0x9e3779b1) | 1;
+  for (let i = 0; i < data.length; i++) {
+    state ^= state << 13;
+    state ^= state >>> 17;
+    state ^= state << 5;
+    data[i] = (state / 2 ** 31) * bound;
+  }
+  return float32(shape, data);
+}
+
+if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
+  const [part, folder, dtype, size] = process.argv.slice(2) as ["unet" | "vae", string, FloatDType, string?];
+  await write({ part, tiny: size === "tiny" }, folder, dtype);
+}
