@@ -4,6 +4,8 @@ import { compareCommand } from "./compare.ts";
 import { type Console, consoleOn } from "./console.ts";
 import { demoCommand } from "./demo.ts";
 import { exportCommand } from "./export.ts";
+import { generateCommand } from "./generate.ts";
+import { infoCommand } from "./info.ts";
 import { inspectCommand } from "./inspect.ts";
 import { noiseCommand } from "./noise.ts";
 import { reportError } from "./report-error.ts";
@@ -17,6 +19,8 @@ export type Register = (program: Command, io: Console) => void;
 const COMMANDS: readonly Register[] = [
   trainCommand,
   sampleCommand,
+  generateCommand,
+  infoCommand,
   compareCommand,
   samplersCommand,
   inspectCommand,

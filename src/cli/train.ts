@@ -74,6 +74,7 @@ export async function trainWithProgress(
       case "started": {
         for (const warning of event.warnings) progress.note(`note: ${warning}`);
         const size = `${whole(event.parameters)} parameters, ${whole(event.images)} images`;
+        if (recipe.device !== "cpu") progress.note(`computing on ${event.device.name} (${event.device.reason})`);
         const from = event.from > 0 ? `, continued after step ${event.from}` : "";
         progress.note(`${recipe.run}: ${size}, ${recipe.steps} steps of ${recipe.batch}${from}`);
         return;

@@ -1,7 +1,7 @@
 import { float32 } from "../core/host-tensor.ts";
-import { conv2d, input, portableTarget, type Target, toOnnx } from "../graph/index.ts";
+import { add, conv2d, input, portableTarget, type Target, toOnnx } from "../graph/index.ts";
 import { openSession } from "./node-session.ts";
-import type { SessionOptions } from "./session.ts";
+import type { Device, SessionOptions } from "./session.ts";
 
 const probed = new Map<string, Promise<Target>>();
 
@@ -58,4 +58,27 @@ async function computesRight(target: Target): Promise<boolean> {
   } catch {
     return false;
   }
+}
+
+const devices = new Map<string, Promise<Device>>();
+
+/**
+ * The device that sessions asked for as `asked` run on, and why: found out by opening one, once a process. What must know
+ * it beforehand (how a graph is written, how a batch is shared) asks here.
+ * @throws UserError when the device is not available
+ */
+export function availableDevice(asked: NonNullable<SessionOptions["device"]>): Promise<Device> {
+  if (asked === "cpu") return Promise.resolve({ name: "cpu", reason: "cpu was asked for" });
+  const known = devices.get(asked);
+  if (known) return known;
+  const found = probeDevice(asked);
+  devices.set(asked, found);
+  return found;
+}
+
+async function probeDevice(asked: NonNullable<SessionOptions["device"]>): Promise<Device> {
+  const x = input("x", [1]);
+  const session = await openSession(toOnnx({ y: add(x, x) }).bytes, { name: "probe", device: asked });
+  await session.close();
+  return session.device;
 }

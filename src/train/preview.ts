@@ -7,7 +7,7 @@ import { finished, noiseFrom, samplerFromConfig } from "../diffusion/index.ts";
 import { input } from "../graph/index.ts";
 import { assemblePatches, imagesFromTensor, saveGrid } from "../io/index.ts";
 import type { FlatLayout } from "../optim/index.ts";
-import { openSession, type Session, trainingTarget } from "../runtime/index.ts";
+import { availableDevice, openSession, type Session, trainingTarget } from "../runtime/index.ts";
 import type { TrainedNetwork } from "./network.ts";
 import type { Recipe } from "./recipe.ts";
 import { runPaths, schedulerConfigOf } from "./run-folder.ts";
@@ -28,15 +28,16 @@ export async function openPreview(
   layout: FlatLayout,
   frozen: ReadonlyMap<string, HostTensor>,
 ): Promise<Preview> {
+  const device = await availableDevice(recipe.device);
   const count = recipe.sampleCount;
   const x = input("x", [count, ...trained.sample]);
   const timesteps = input("timesteps", [count]);
   const labels = trained.classes > 0 ? input("labels", [count], "int64") : undefined;
   const output = trained.network(x, timesteps, labels);
-  const model = evaluationGraph(trained.network, output, layout, await trainingTarget(recipe.device), frozen);
+  const model = evaluationGraph(trained.network, output, layout, await trainingTarget(device.name), frozen);
   const session = await openSession(model.bytes, {
     name: "preview",
-    device: recipe.device,
+    device: device.name,
     threads: recipe.threads,
     resident: { parameters: null },
   });

@@ -2,6 +2,7 @@ import { join } from "node:path";
 import { UserError } from "../core/errors.ts";
 import type { Dataset } from "../data/index.ts";
 import { unpacked } from "../optim/index.ts";
+import type { Device } from "../runtime/index.ts";
 import { checkpointFiles, checkpointName, readCheckpoint, saveCheckpoint } from "./checkpoint.ts";
 import { datasetOf } from "./dataset.ts";
 import { networkFor, type TrainedNetwork } from "./network.ts";
@@ -26,6 +27,7 @@ export type TrainingEvent =
       readonly parameters: number;
       readonly images: number;
       readonly from: number;
+      readonly device: Device;
       readonly warnings: readonly string[];
     }
   | ({ readonly kind: "step" } & MetricsLine & { readonly steps: number; readonly secondsLeft: number })
@@ -103,6 +105,7 @@ class Run {
       parameters: layout.size,
       images: this.dataset.count,
       from: step(),
+      device: trainer.device,
       warnings: this.dataset.warnings,
     });
     let seconds = secondsBefore;

@@ -7,6 +7,7 @@ import { sampleTimesteps } from "../diffusion/index.ts";
 import { initialize } from "../models/index.ts";
 import { namedParameters } from "../nn/module.ts";
 import { adamwScalars, emaDecay, type FlatLayout, learningRate, packed, unpacked } from "../optim/index.ts";
+import { availableDevice, type Device } from "../runtime/index.ts";
 import type { Checkpoint, Progress } from "./checkpoint.ts";
 import { lossFor, type TrainedNetwork } from "./network.ts";
 import type { Recipe } from "./recipe.ts";
@@ -30,6 +31,8 @@ export interface Trainer {
   readonly layout: FlatLayout;
   /** Parameters that are not trained, by name. */
   readonly frozen: ReadonlyMap<string, HostTensor<"float32">>;
+  /** What it computes on, and why. */
+  readonly device: Device;
   /** Steps done. */
   step(): number;
   /** Takes one step. */
@@ -54,6 +57,7 @@ export async function openTrainer(
   const random = from ? restored(from.progress.random) : seeded(recipe.seed);
   const start = from ? undefined : initialize(trained.network, random);
   const frozen = frozenParameters(trained, from, start);
+  const device = await availableDevice(recipe.device);
   const runner = await openStepRunner({
     network: trained.network,
     lossOf: (count) => lossFor(recipe, dataset, trained, count),
@@ -65,7 +69,7 @@ export async function openTrainer(
     epsilon: recipe.epsilon,
     weightDecay: recipe.weightDecay,
     frozen,
-    device: recipe.device,
+    device: device.name,
     threads: recipe.threads ?? availableParallelism(),
   });
   const { layout } = runner;
@@ -88,6 +92,7 @@ export async function openTrainer(
   return {
     layout,
     frozen,
+    device,
     step: () => done,
     async next() {
       const started = performance.now();
