@@ -13,7 +13,10 @@ export async function datasetOf(
   { signal, cache }: { signal?: AbortSignal; cache?: string | false } = {},
 ): Promise<Dataset> {
   const { data, flip, labels, size } = recipe;
-  if (data === "mnist") return mnistDigits({ padTo: size ?? 32, flip });
+  if (data === "mnist") {
+    requireGrayDigits(recipe);
+    return mnistDigits({ padTo: size ?? 32, flip });
+  }
   const found = statSync(data, { throwIfNoEntry: false });
   if (!found) {
     throw new UserError(`There is no folder or file ${data}.`, {
@@ -22,11 +25,15 @@ export async function datasetOf(
     });
   }
   if (found.isFile()) {
+    requireGrayDigits(recipe);
     const labelFile = labels === "auto" || labels === "none" ? undefined : labels;
     return idxFiles(data, labelFile, { padTo: size, flip });
   }
   const isIdxFolder = ["", ".gz"].some((end) => existsSync(join(data, `train-images-idx3-ubyte${end}`)));
-  if (isIdxFolder) return mnistLike(data, { padTo: size ?? 32, flip });
+  if (isIdxFolder) {
+    requireGrayDigits(recipe);
+    return mnistLike(data, { padTo: size ?? 32, flip });
+  }
   if (size === undefined) {
     throw new UserError("A folder of images needs a size.", {
       hint: "Add --size 64 (or another number of pixels): images are scaled and centre-cropped to it.",
@@ -43,4 +50,20 @@ export async function datasetOf(
     cache,
     signal,
   });
+}
+
+/** IDX files hold gray images, and their labels in a file: options that say otherwise are not passed over in silence. */
+function requireGrayDigits({ colour, labels }: Recipe): void {
+  if (colour === "rgb") {
+    throw new UserError("The images of IDX files are gray; colour rgb was asked for.", {
+      hint: "Leave colour out, or give a folder of colour images.",
+      field: "colour",
+    });
+  }
+  if (labels === "folders") {
+    throw new UserError("IDX files have no sub-folders to take classes from.", {
+      hint: "Leave labels out: the labels of an IDX set are found by themselves, or give their file.",
+      field: "labels",
+    });
+  }
 }
