@@ -4,7 +4,7 @@ import sharp, { type Metadata, type Sharp } from "sharp";
 import { messageOf, UserError } from "../core/errors.ts";
 import { writeFileAtomically } from "./atomic-file.ts";
 import { asGray, asRgb, type HostImage, hostImage } from "./host-image.ts";
-import { withPngText } from "./png-text.ts";
+import { pngText, withPngText } from "./png-text.ts";
 
 /** Widths and heights in pixels; one number for a square. */
 export type ImageSize = number | { readonly width: number; readonly height: number };
@@ -210,6 +210,31 @@ export async function encodeImage(
   if (format === "webp") return pipeline.webp({ quality, lossless: quality === 100 }).toBuffer();
   const png = await pipeline.png({ compressionLevel: 9 }).toBuffer();
   return text ? withPngText(png, text) : png;
+}
+
+/**
+ * The notes in an image's file that {@link encodeImage} wrote, and the text chunks of any PNG; empty where it has none.
+ *
+ * @throws UserError when the bytes are no image
+ */
+export async function imageText(bytes: Uint8Array, name = "the image"): Promise<Record<string, string>> {
+  const { exif, format } = await sharp(bytes)
+    .metadata()
+    .catch((error) => {
+      throw new UserError(`${name} cannot be decoded: ${messageOf(error).trim()}.`, { hint: ACCEPTED, cause: error });
+    });
+  if (format === "png") return pngText(bytes);
+  // The description is one JSON object in the middle of the EXIF block.
+  const text = exif ? new TextDecoder().decode(exif) : "";
+  const [json] = /\{".*\}(?=\0|$)/s.exec(text) ?? [];
+  if (json === undefined) return {};
+  try {
+    return Object.fromEntries(
+      Object.entries(JSON.parse(json)).filter(([, value]) => typeof value === "string"),
+    ) as Record<string, string>;
+  } catch {
+    return {};
+  }
 }
 
 /** Writes an image; the extension (.png, .jpg, .jpeg, .webp) chooses the format. */

@@ -28,6 +28,7 @@ export {
   encodeImage,
   type ImageFormat,
   type ImageSize,
+  imageText,
   resizeImage,
   saveImage,
 } from "./images.ts";

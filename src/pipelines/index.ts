@@ -20,6 +20,15 @@ export {
   type TextToImageState,
 } from "./stable-diffusion/index.ts";
 export {
+  PARAMETERS_KEY,
+  type PictureRecord,
+  parametersText,
+  parseParameters,
+  pictureNotes,
+  REQUEST_KEY,
+  readPictureNotes,
+} from "./stable-diffusion/parameters.ts";
+export {
   type TextToImageRequest,
   type TextToImageRequestInput,
   textToImageRequest,
