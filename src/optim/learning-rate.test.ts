@@ -27,3 +27,11 @@ describe("the learning rate", () => {
     expect(Array.from({ length: 6 }, (_, n) => learningRate(n, short)).every(Number.isFinite)).toBe(true);
   });
 });
+
+test("a cosine ends with the run's time where that ends before its steps", () => {
+  const schedule = { rate: 1, kind: "cosine", warmup: 0, steps: 1000 } as const;
+  expect(learningRate(100, schedule, 0.5)).toBeCloseTo(0.5, 10);
+  expect(learningRate(500, schedule, 0.1)).toBeCloseTo(0.5, 10);
+  expect(learningRate(100, schedule, 1.2)).toBe(0);
+  expect(learningRate(100, { ...schedule, kind: "constant" }, 0.5)).toBe(1);
+});

@@ -78,7 +78,9 @@ export const recipeSchema = z.strictObject({
   lrSchedule: z
     .enum(["constant", "cosine"])
     .default("cosine")
-    .describe("learning rate after the warm-up: constant, or down to 0 along a cosine"),
+    .describe(
+      "learning rate after the warm-up: constant, or down to 0 along a cosine, over the steps or the minutes, whichever end first",
+    ),
   warmup: whole(0).default(500).describe("steps over which the learning rate rises from 0"),
   beta1: share().default(0.9).describe("AdamW's decay of the gradient's mean"),
   beta2: share().default(0.999).describe("AdamW's decay of the gradient's square"),

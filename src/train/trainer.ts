@@ -97,7 +97,7 @@ export async function openTrainer(
     async next() {
       const started = performance.now();
       const current = prepared ?? prepare();
-      const lr = learningRate(done, rate);
+      const lr = learningRate(done, rate, recipe.minutes === undefined ? 0 : spent / (60 * recipe.minutes));
       const decay = emaDecay(done + 1, recipe.ema, { warmup: recipe.emaWarmup });
       const scalars = { ...adamwScalars(done + 1, lr, recipe), averaging: 1 - decay };
       const stepped = runner.step(current.runs, scalars);
