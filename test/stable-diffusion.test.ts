@@ -113,11 +113,39 @@ describe("Stable Diffusion", () => {
     expect(cut!.dropped).toMatch(/the end$/);
   });
 
+  test("reads weights and long prompts where it is asked to", async () => {
+    const draw = async (request: object) => (await pipe.generate({ ...quick, ...request }))[0]!.float.data;
+    const plain = await draw({});
+    const weights = true;
+    // Brackets that weigh nothing change nothing: words are encoded one by one either way.
+    expect(farthest(await draw({ weights, prompt: "a photo of a (red:1.0) cat" }), plain)).toBe(0);
+    const heavy = await draw({ weights, prompt: "a photo of a (red:1.4) cat" });
+    expect(farthest(heavy, plain)).toBeGreaterThan(1e-4);
+    expect(farthest(await draw({ weights, prompt: "a photo of a ((red:1.4):1) cat" }), heavy)).toBe(0);
+    expect(farthest(await draw({ prompt: "a photo of a (red:1.4) cat" }), heavy)).toBeGreaterThan(1e-4);
+    await expect(draw({ weights, prompt: "a photo (of" })).rejects.toThrow(/has no partner/);
+
+    const long = `${"a photo of a red cat, ".repeat(12)}and nothing else`;
+    expect(farthest(await draw({ chunks: true }), plain)).toBe(0);
+    expect(pipe.dropped({ prompt: long })).toHaveLength(1);
+    expect(pipe.dropped({ prompt: long, chunks: true })).toEqual([]);
+    const { positive, negative } = await pipe.conditions({ prompt: long, chunks: true });
+    expect([positive.text.shape[1], negative!.text.shape[1]]).toEqual([154, 154]);
+    const cut = await draw({ prompt: long });
+    const whole = await draw({ prompt: long, chunks: true });
+    expect(farthest(cut, whole)).toBeGreaterThan(1e-4);
+    // The same beside a short one, which stays as it is alone.
+    const request = { ...quick, prompt: [quick.prompt, long], seeds: [0, 0], chunks: true, batch: 2 };
+    const [first, second] = await pipe.generate(request);
+    expect(farthest(first!.float.data, plain)).toBe(0);
+    expect(farthest(second!.float.data, whole)).toBe(0);
+  });
+
   test("an image leaves less to the prompt with less strength, and nothing outside a mask", async () => {
     const image = picture(24, 3);
     const difference = async (request: Partial<TextToImageRequestInput>) => {
       const common = { ...quick, steps: 10, image, prompt: [quick.prompt, "a castle in the fog!"], seeds: [1, 1] };
-      let latents = new Float32Array();
+      let latents: Float32Array = new Float32Array();
       for await (const { x } of pipe.stream({ ...common, batch: 2, ...request })) latents = x.data;
       return farthest(latents.subarray(0, latents.length / 2), latents.subarray(latents.length / 2));
     };

@@ -4,6 +4,7 @@ import type { Samples } from "../../diffusion/index.ts";
 import type { StableDiffusionFolder } from "./folder.ts";
 import type { PictureWords, TextToImageRequest } from "./request.ts";
 import { type EncodedText, stacked, type TextEncoders, type TextOptions } from "./text.ts";
+import type { PromptReading } from "./token-chunks.ts";
 
 /** What the U-Net sees beside latents and timestep, for a batch of n pictures. */
 export interface Conditions {
@@ -23,7 +24,7 @@ export interface GuidedConditions {
   readonly negative: Conditions | undefined;
 }
 
-export interface ConditionOptions extends TextOptions {
+export interface ConditionOptions extends Pick<TextOptions, "clipSkip" | "signal" | "change"> {
   readonly guidance: number;
   /** [height, width] that is drawn, in pixels. */
   readonly size: readonly [number, number];
@@ -38,8 +39,11 @@ export async function conditionsOf(
   { guidance, size, ...options }: ConditionOptions,
 ): Promise<GuidedConditions> {
   const n = pictures.length;
+  const reading = { weights: request.weights, chunks: request.chunks };
+  const parts = Math.max(...pictures.map((picture) => partsOf(picture, encoders, reading)));
+  const told = { ...options, ...reading, parts };
   const positives: EncodedText[] = [];
-  for (const { prompt, prompt2 } of pictures) positives.push(await encoders.encode([prompt, prompt2], options));
+  for (const { prompt, prompt2 } of pictures) positives.push(await encoders.encode([prompt, prompt2], told));
   const sizes = folder.sizeConditions ? timeIdsOf(folder, request, size) : undefined;
   const positive: Conditions = {
     ...textOf(folder, positives),
@@ -61,14 +65,22 @@ export async function conditionsOf(
       continue;
     }
     // Skipped layers are a matter of the prompt alone, as diffusers has it.
-    const texts = [negative ?? "", negative2 ?? negative ?? ""] as const;
-    negatives.push(await encoders.encode(texts, { ...options, clipSkip: 0 }));
+    negatives.push(await encoders.encode([negative ?? "", negative2 ?? negative ?? ""], { ...told, clipSkip: 0 }));
   }
   const negative: Conditions = {
     ...textOf(folder, negatives),
     ...(sizes ? { timeIds: repeatedRow(sizes.negative, n) } : {}),
   };
   return { positive, negative };
+}
+
+/** In how many parts the words of a picture are encoded. */
+export function partsOf(
+  { prompt, prompt2, negative = "", negative2 = negative }: PictureWords,
+  encoders: TextEncoders,
+  reading: PromptReading,
+): number {
+  return Math.max(encoders.parts([prompt, prompt2], reading), encoders.parts([negative, negative2], reading));
 }
 
 function textOf(folder: StableDiffusionFolder, encoded: readonly EncodedText[]): Conditions {

@@ -8,7 +8,8 @@ import type { Device } from "../../runtime/index.ts";
 import { chooseSampler } from "../choose-sampler.ts";
 import { type ComputeOptions, partSessions } from "../part-sessions.ts";
 import { adapterLoader } from "./adapters.ts";
-import { conditionsOf, type GuidedConditions } from "./conditions.ts";
+import { batchesOf, firstPictures } from "./batches.ts";
+import { conditionsOf, type GuidedConditions, partsOf } from "./conditions.ts";
 import { guidedUnet } from "./denoise.ts";
 import { type OpenFolderOptions, readStableDiffusionFolder, type StableDiffusionFolder } from "./folder.ts";
 import { latentSpace } from "./latents.ts";
@@ -158,7 +159,14 @@ export async function stableDiffusionPipeline(
     const pictures = picturesOf(request);
     const plan = chooseSampler(folder.scheduler, request.sampler, request.spread).plan({ steps, eta, originalSteps });
     const { size, source } = await readSource(request, folder);
-    const batches = batchesOf(pictures, request.batch, random);
+    // What is encoded in more parts is not drawn together with others, so that no picture depends on its batch.
+    const batches = batchesOf(pictures, request.batch, (picture) => partsOf(picture, text, request));
+    if (random && batches.length > 1) {
+      throw new UserError("One random source can draw one batch only.", {
+        hint: `Raise \`batch\` to ${pictures.length}, and turn \`chunks\` off.`,
+        field: "batch",
+      });
+    }
     const changes = await adapters(request.loras);
     const encoded = source && (await encodeSource(source, vae, { signal }));
     if (encoded) await free(vae);
@@ -170,9 +178,7 @@ export async function stableDiffusionPipeline(
         : {}),
     };
 
-    for (const [b, batch] of batches.entries()) {
-      const first = b * batch.length;
-      const wanted = Math.min(batch.length, pictures.length - first);
+    for (const [b, { first, wanted, batch }] of batches.entries()) {
       const conditions = await conditionsOf(batch, folder, text, request, {
         ...{ guidance: request.guidance, size, clipSkip },
         ...{ signal, change: changes },
@@ -238,10 +244,10 @@ export async function stableDiffusionPipeline(
       });
     },
     dropped(input) {
-      const pictures = picturesOf(resolve(input));
-      const seen = pictures.flatMap(({ prompt, prompt2, negative, negative2 }) => [
-        ...text.dropped([prompt, prompt2]),
-        ...text.dropped([negative ?? "", negative2 ?? ""]),
+      const request = resolve(input);
+      const seen = picturesOf(request).flatMap(({ prompt, prompt2, negative = "", negative2 = negative }) => [
+        ...text.dropped([prompt, prompt2], request),
+        ...text.dropped([negative, negative2], request),
       ]);
       return seen.filter((one, i) => seen.findIndex((other) => other.text === one.text) === i);
     },
@@ -255,30 +261,4 @@ export async function stableDiffusionPipeline(
       await Promise.all([text.close(), unet.close(), vae.close()]);
     },
   };
-}
-
-/** Pictures that are drawn at once. The last batch is filled up to the size of the others: another one needs a session. */
-function batchesOf(
-  pictures: readonly PictureWords[],
-  most: number,
-  random: TextToImageRunOptions["random"],
-): PictureWords[][] {
-  const { length } = pictures;
-  const count = Math.ceil(length / most);
-  if (random && count > 1) {
-    throw new UserError("One random source can draw one batch only.", {
-      hint: `Raise \`batch\` to ${length}.`,
-      field: "batch",
-    });
-  }
-  const size = Math.ceil(length / count);
-  return Array.from({ length: count }, (_, b) =>
-    Array.from({ length: size }, (_, i) => pictures[Math.min(b * size + i, length - 1)]!),
-  );
-}
-
-function firstPictures(x: Samples, count: number): Samples {
-  if (count === x.shape[0]) return x;
-  const size = (x.data.length / x.shape[0]!) * count;
-  return float32([count, ...x.shape.slice(1)], x.data.subarray(0, size));
 }

@@ -32,6 +32,8 @@ export const textToImageRequest = z.strictObject({
     .tuple([z.number().min(0), z.number().min(0)])
     .optional()
     .describe("guide only between these two noise levels, sigma per unit of signal"),
+  weights: z.boolean().default(false).describe("read (word:1.3), (word) and [word] in prompts as weights"),
+  chunks: z.boolean().default(false).describe("encode long prompts in parts, where otherwise their end is cut off"),
   clipSkip: whole(0).max(100).default(0).describe("last layers of the text encoder that are left out"),
   image: pictureInput().optional().describe("picture to start from"),
   mask: pictureInput().optional().describe("picture that is white where the image is painted anew, black where kept"),

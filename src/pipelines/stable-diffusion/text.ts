@@ -4,6 +4,7 @@ import type { Samples } from "../../diffusion/index.ts";
 import type { Tensor } from "../../graph/index.ts";
 import { type ComputeOptions, partSessions, type WeightChange } from "../part-sessions.ts";
 import type { StableDiffusionFolder, TextEncoder } from "./folder.ts";
+import { type PromptReading, type TokenChunk, tokenChunks } from "./token-chunks.ts";
 
 /** A text as the U-Net sees it. */
 export interface EncodedText {
@@ -19,7 +20,9 @@ export interface DroppedText {
   readonly dropped: string;
 }
 
-export interface TextOptions {
+export interface TextOptions extends PromptReading {
+  /** Parts that the text is filled up to with empty ones. */
+  readonly parts?: number;
   /** Last layers that are left out. */
   readonly clipSkip?: number;
   readonly signal?: AbortSignal;
@@ -32,9 +35,11 @@ export interface TextEncoders {
   /** Encodes a text; with two encoders, the second's own text. */
   encode(texts: readonly [string, string], options?: TextOptions): Promise<EncodedText>;
   /** Ids of a text for each encoder, cut and padded. */
-  tokens(texts: readonly [string, string]): number[][];
+  tokens(texts: readonly [string, string]): (readonly number[])[];
+  /** In how many parts a text is encoded. */
+  parts(texts: readonly [string, string], reading?: PromptReading): number;
   /** What the encoders do not see of a text. */
-  dropped(texts: readonly [string, string]): DroppedText[];
+  dropped(texts: readonly [string, string], reading?: PromptReading): DroppedText[];
   close(): Promise<void>;
 }
 
@@ -54,15 +59,10 @@ export function textEncoders(folder: StableDiffusionFolder, compute: ComputeOpti
   const textFor = (texts: readonly [string, string], i: number) =>
     encoders[i]!.part.name === "text_encoder_2" ? texts[1] : texts[0];
 
-  const encodeWith = async (
-    i: number,
-    text: string,
-    { clipSkip = 0, signal, change }: TextOptions,
-  ): Promise<EncodedText> => {
+  const encodeChunk = async (i: number, { ids, weights }: TokenChunk, options: TextOptions): Promise<EncodedText> => {
     const encoder = encoders[i]!;
-    const { part, tokenizer } = encoder;
-    const { ids } = tokenizer.encodePadded(text, lengthFor(encoder));
-    const layer = layerOf(encoder, clipSkip, penultimate);
+    const { part } = encoder;
+    const layer = layerOf(encoder, options.clipSkip ?? 0, penultimate);
     const job = {
       name: `layer ${layer}`,
       feeds: { ids: int64([1, ids.length], ids) },
@@ -74,14 +74,24 @@ export function textEncoders(folder: StableDiffusionFolder, compute: ComputeOpti
         return { states, pooled };
       },
     };
-    const { states, pooled } = await sessions[i]!.run(job, { signal, change: change?.(part.name) });
-    return { states: states as Samples, pooled: pooled as Samples };
+    const { states, pooled } = await sessions[i]!.run(job, { ...options, change: options.change?.(part.name) });
+    return { states: weights ? weighted(states as Samples, weights) : (states as Samples), pooled: pooled as Samples };
+  };
+  const encodeWith = async (i: number, text: string, options: TextOptions): Promise<EncodedText> => {
+    const { chunks, empty } = tokenChunks(encoders[i]!, text, options);
+    while (chunks.length < (options.parts ?? 1)) chunks.push(empty);
+    const encoded: EncodedText[] = [];
+    for (const chunk of chunks) encoded.push(await encodeChunk(i, chunk, options));
+    return { states: oneAfterAnother(encoded.map(({ states }) => states)), pooled: encoded[0]!.pooled };
   };
 
   return {
     async encode(texts, options = {}) {
       const changes = encoders.map(({ part }) => options.change?.(part.name)?.key ?? "");
-      const key = JSON.stringify([encoders.map((_, i) => textFor(texts, i)), options.clipSkip ?? 0, changes]);
+      const key = JSON.stringify([
+        encoders.map((_, i) => textFor(texts, i)),
+        ...[options.clipSkip ?? 0, options.weights, options.chunks, options.parts ?? 1, changes],
+      ]);
       const encoded =
         known.get(key) ??
         (async () => {
@@ -98,12 +108,13 @@ export function textEncoders(folder: StableDiffusionFolder, compute: ComputeOpti
       }
       return encoded;
     },
-    tokens: (texts) =>
-      encoders.map((encoder, i) => encoder.tokenizer.encodePadded(textFor(texts, i), lengthFor(encoder)).ids),
-    dropped: (texts) => {
+    tokens: (texts) => encoders.map((encoder, i) => tokenChunks(encoder, textFor(texts, i)).chunks[0]!.ids),
+    parts: (texts, reading) =>
+      Math.max(...encoders.map((encoder, i) => tokenChunks(encoder, textFor(texts, i), reading).chunks.length)),
+    dropped: (texts, reading) => {
       const all = encoders.map((encoder, i) => {
         const text = textFor(texts, i);
-        return { text, dropped: encoder.tokenizer.encodePadded(text, lengthFor(encoder)).dropped };
+        return { text, dropped: tokenChunks(encoder, text, reading).dropped };
       });
       const cut = all.filter(({ dropped }) => dropped !== "");
       return cut.filter(({ text }, i) => cut.findIndex((other) => other.text === text) === i);
@@ -112,12 +123,6 @@ export function textEncoders(folder: StableDiffusionFolder, compute: ComputeOpti
       await Promise.all(sessions.map((one) => one.close()));
     },
   };
-}
-
-/** Tokens that an encoder has positions for, or fewer where its tokenizer says so. */
-function lengthFor({ part, tokenizer }: TextEncoder): number {
-  const positions = part.network.config.max_position_embeddings;
-  return Math.min(tokenizer.maxLength ?? positions, positions);
 }
 
 /** Which hidden state is taken: 0 is the embeddings. */
@@ -145,6 +150,29 @@ function sideBySide(states: readonly Samples[]): Samples {
     at += w;
   });
   return float32([1, tokens, width], data);
+}
+
+/** Tensors [1, tokensₖ, width] as one [1, Σ tokensₖ, width]. */
+function oneAfterAnother(states: readonly Samples[]): Samples {
+  if (states.length === 1) return states[0]!;
+  const { data, shape } = stacked(states);
+  return float32([1, states.length * shape[1]!, shape[2]!], data);
+}
+
+/**
+ * States of tokens times their weights, with the mean of all as it was: the emphasis of AUTOMATIC1111's web UI.
+ *
+ * @param states [1, tokens, width]
+ */
+function weighted({ shape, data }: Samples, weights: readonly number[]): Samples {
+  const width = shape[2]!;
+  const changed = data.map((value, i) => value * weights[Math.floor(i / width)]!);
+  const mean = (values: Float32Array) => values.reduce((sum, value) => sum + value, 0) / values.length;
+  const factor = mean(data) / mean(changed);
+  return float32(
+    shape,
+    changed.map((value) => value * factor),
+  );
 }
 
 /** Tensors [1, …] one below the other: [n, …]. */

@@ -1,0 +1,66 @@
+import { invariant } from "../../core/errors.ts";
+import type { TextEncoder } from "./folder.ts";
+import { parsePromptWeights } from "./prompt-weights.ts";
+
+/** How a prompt is read. */
+export interface PromptReading {
+  /** Reads (word:1.3) as weights. */
+  readonly weights?: boolean;
+  /** Encodes longer texts in several parts, where otherwise their end is cut off. */
+  readonly chunks?: boolean;
+}
+
+/** As many tokens as a text encoder takes: start, text, end, padding. */
+export interface TokenChunk {
+  readonly ids: readonly number[];
+  /** Of each token; undefined where all are 1. */
+  readonly weights: readonly number[] | undefined;
+}
+
+/** A text as its encoder takes it. */
+export function tokenChunks(
+  encoder: TextEncoder,
+  text: string,
+  { weights = false, chunks: long = false }: PromptReading = {},
+): { readonly chunks: TokenChunk[]; readonly empty: TokenChunk; readonly dropped: string } {
+  const { tokenizer } = encoder;
+  const length = lengthFor(encoder);
+  const pieces = weights ? parsePromptWeights(text) : [{ text, weight: 1 }];
+  const tokens = pieces.flatMap((piece) => {
+    const ids = tokenizer.encode(piece.text);
+    invariant(ids[0] === tokenizer.start && ids.at(-1) === tokenizer.end, "a text without its start or end token");
+    return ids.slice(1, -1).map((id) => ({ id, weight: piece.weight }));
+  });
+  const chunkOf = (part: readonly { readonly id: number; readonly weight: number }[]): TokenChunk => {
+    const padding = length - part.length - 2;
+    const filled = <T>(before: T, middle: readonly T[], after: T, rest: T) => [
+      ...[before, ...middle, after],
+      ...Array<T>(padding).fill(rest),
+    ];
+    const ids = part.map(({ id }) => id);
+    return {
+      ids: filled(tokenizer.start!, ids, tokenizer.end, tokenizer.padding),
+      weights: part.every(({ weight }) => weight === 1)
+        ? undefined
+        : filled(
+            1,
+            part.map(({ weight }) => weight),
+            1,
+            1,
+          ),
+    };
+  };
+  const room = length - 2;
+  const count = long ? Math.max(1, Math.ceil(tokens.length / room)) : 1;
+  return {
+    chunks: Array.from({ length: count }, (_, i) => chunkOf(tokens.slice(i * room, (i + 1) * room))),
+    empty: chunkOf([]),
+    dropped: tokenizer.decode(tokens.slice(count * room).map(({ id }) => id)),
+  };
+}
+
+/** Tokens that an encoder has positions for, or fewer where its tokenizer says so. */
+function lengthFor({ part, tokenizer }: TextEncoder): number {
+  const positions = part.network.config.max_position_embeddings;
+  return Math.min(tokenizer.maxLength ?? positions, positions);
+}
