@@ -6,10 +6,11 @@
  * 1.0, AdamW, EMA.
  *
  * `sd15-unet` and `sd15-vae` are Stable Diffusion 1.5 in full size with random weights (3.4 GB, written the first time):
- * seconds to load, seconds a step, peak memory of the process.
+ * seconds to load, seconds a step, peak memory of the process. `quantization` is its U-Net with linear layers in few bits.
  */
 import { availableParallelism } from "node:os";
 import { Command, InvalidArgumentError } from "commander";
+import { benchQuantization } from "./quantization.ts";
 import { benchSd15Unet, benchSd15Vae, type Sd15Options } from "./sd15.ts";
 import { benchUNetInfer, benchUNetTrain } from "./unet.ts";
 
@@ -24,6 +25,7 @@ const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
   "unet-infer": { run: benchUNetInfer, batch: 64 },
   "sd15-unet": { run: benchSd15Unet, batch: 2 },
   "sd15-vae": { run: benchSd15Vae, batch: 1 },
+  quantization: { run: benchQuantization, batch: 2 },
 };
 
 const number = (text: string) => {

@@ -60,13 +60,14 @@ function start({ shape, initial }: Parameter, seed: number) {
   if (initial.kind === "constant") return float32(shape, data.fill(initial.value));
   if (initial.kind === "values") return float32(shape, initial.values());
   const bound = initial.kind === "uniform" ? initial.bound : initial.deviation * Math.sqrt(3);
-  // Marsaglia's xorshift (2003), 32 bits.
-  let state = Math.imul(seed, 0x9e3779b1) | 1;
+  // mulberry32 (T. Ettinger): a counter and a hash of it. Generators whose seeds are related linearly, such as xorshift,
+  // give layers that amplify each other's numbers.
+  let state = Math.imul(seed, 0x9e3779b1);
   for (let i = 0; i < data.length; i++) {
-    state ^= state << 13;
-    state ^= state >>> 17;
-    state ^= state << 5;
-    data[i] = (state / 2 ** 31) * bound;
+    state = (state + 0x6d2b79f5) | 0;
+    let hash = Math.imul(state ^ (state >>> 15), state | 1);
+    hash ^= hash + Math.imul(hash ^ (hash >>> 7), hash | 61);
+    data[i] = ((hash ^ (hash >>> 14)) / 2 ** 31) * bound;
   }
   return float32(shape, data);
 }

@@ -134,7 +134,7 @@ async function measure(
 }
 
 /** The folder of the weights, written by a process of its own where they are not there: it would count for memory here. */
-function weightsFolder({ part, tiny }: Architecture, { folder, dtype }: Sd15Options): string {
+export function weightsFolder({ part, tiny }: Architecture, { folder, dtype }: Sd15Options): string {
   const root = folder ?? join(tmpdir(), "allegory-bench");
   const path = join(root, `sd15-${part}-${dtype}${tiny ? "-tiny" : ""}`);
   if (isWritten(path)) return path;

@@ -54,6 +54,26 @@ export interface Target {
 /** Standard ONNX only: right everywhere, fastest nowhere. */
 export const portableTarget: Target = { contrib: false, blockedChannels: 0 };
 
+/**
+ * A matrix [n, k] in blocks of one row: (code − 2^(bits − 1))·scale, the layout of ONNX Runtime's `MatMulNBits`. Rows are
+ * filled up to whole blocks.
+ */
+export interface PackedMatrix {
+  readonly bits: 4 | 8;
+  readonly blockSize: number;
+  /** [n, blocks, blockSize·bits/8]; of two codes in a byte the first is in the lower half. */
+  readonly codes: HostTensor<"uint8">;
+  /** [n, blocks]. */
+  readonly scales: HostTensor<"float32">;
+}
+
+/** A packed matrix as it stands in a graph. */
+export interface PackedValue extends Pick<PackedMatrix, "bits" | "blockSize"> {
+  /** The values of codes and scales. */
+  readonly codes: string;
+  readonly scales: string;
+}
+
 /** Where a leaf's value comes from when the graph is written out. */
 export type Binding =
   /** Fed at every run under this name. */
@@ -69,6 +89,8 @@ export type Binding =
     }
   /** Stored inside the model. */
   | { readonly kind: "data"; readonly tensor: HostTensor; readonly name?: string }
+  /** A matrix in 4 or 8 bits, stored inside the model. */
+  | ({ readonly kind: "packed"; readonly name: string } & PackedMatrix)
   /** Another tensor of the same graph, such as a slice of one flat vector. */
   | { readonly kind: "tensor"; readonly tensor: Tensor };
 
@@ -95,6 +117,8 @@ export interface Emitter {
   ints(values: readonly number[]): string;
   /** Whether the value is known before the run (constants and bound weights). */
   isConstant(name: string): boolean;
+  /** How a value is packed, if it is the value of a packed matrix. */
+  packed(name: string): PackedValue | undefined;
   /** The value of a leaf by its binding. */
   leaf(tensor: Tensor): string;
   /** Whether anything else in the graph needs this result of a node; results nobody needs need not be written. */
@@ -138,6 +162,7 @@ class Writer implements Emitter {
   private readonly written = new Map<string, string[]>();
   private readonly shared = new Map<string, { readonly name: string; readonly bytes: Uint8Array }[]>();
   private readonly constants = new Set<string>();
+  private readonly packedValues = new Map<string, PackedValue>();
   private readonly inputs = new Map<string, TensorType>();
   private readonly outputs = new Map<string, TensorType>();
   /** The value behind each output. */
@@ -226,6 +251,10 @@ class Writer implements Emitter {
     return this.constants.has(name);
   }
 
+  packed(name: string): PackedValue | undefined {
+    return this.packedValues.get(name);
+  }
+
   leaf(tensor: Tensor): string {
     const { operator, attributes } = tensor.node;
     const binding = this.bind(tensor);
@@ -244,6 +273,8 @@ class Writer implements Emitter {
         this.initialize(name, dtype, shape, { rawData: bytesOf(data) });
         return this.cast(name, dtype, tensor);
       }
+      case "packed":
+        return this.unpacked(binding.name, binding, tensor.shape);
       case "external": {
         const name = binding.name ?? `#${this.count++}`;
         const entries = { location: binding.file, offset: binding.offset, length: binding.length };
@@ -256,6 +287,39 @@ class Writer implements Emitter {
         return this.cast(name, binding.dtype, tensor);
       }
     }
+  }
+
+  /** The numbers of a packed matrix; what multiplies by it takes it as it is, and then these nodes are not needed. */
+  private unpacked(name: string, { bits, blockSize, codes, scales }: PackedMatrix, shape: Shape): string {
+    const packed = { bits, blockSize, codes: `${name}.codes`, scales: `${name}.scales` };
+    this.initialize(packed.codes, "uint8", codes.shape, { rawData: bytesOf(codes.data) });
+    this.initialize(packed.scales, "float32", scales.shape, { rawData: bytesOf(scales.data) });
+    const [n, blocks] = scales.shape as [number, number];
+    let whole = packed.codes;
+    if (bits === 4) {
+      const byte = (value: number) => this.constant({ dtype: "uint8", shape: [], data: Uint8Array.of(value) });
+      const halves = [
+        this.op("BitwiseAnd", [whole, byte(15)]),
+        this.op("BitShift", [whole, byte(4)], { direction: "RIGHT" }),
+      ];
+      const column = this.ints([n, blocks, blockSize / 2, 1]);
+      whole = this.op(
+        "Concat",
+        halves.map((half) => this.op("Reshape", [half, column])),
+        { axis: 3 },
+      );
+    }
+    const float = this.op("Cast", [this.op("Reshape", [whole, this.ints([n, blocks, blockSize])])], {
+      to: DataType.FLOAT,
+    });
+    const middle = this.constant({ dtype: "float32", shape: [], data: Float32Array.of(2 ** (bits - 1)) });
+    const spread = this.op("Reshape", [packed.scales, this.ints([n, blocks, 1])]);
+    const numbers = this.op("Mul", [this.op("Sub", [float, middle]), spread]);
+    const rows = this.op("Reshape", [numbers, this.ints([n, blocks * blockSize])]);
+    const value = this.op("Slice", [rows, this.ints([0]), this.ints([shape[1]!]), this.ints([1]), this.ints([1])]);
+    this.constants.add(value);
+    this.packedValues.set(value, packed);
+    return value;
   }
 
   private cast(name: string, from: DType, to: TensorType): string {
@@ -279,6 +343,17 @@ class Writer implements Emitter {
     );
   }
 
+  /** Leaves out nodes and constants that no output needs: packed weights are written in two forms. */
+  private prune(): void {
+    const needed = new Set(this.results.values());
+    for (const node of [...this.nodes].reverse()) {
+      if (node.output.some((value) => needed.has(value))) for (const value of node.input) needed.add(value);
+    }
+    const keep = <T>(list: T[], wanted: (item: T) => boolean) => list.splice(0, list.length, ...list.filter(wanted));
+    keep(this.nodes, (node) => node.output.some((value) => needed.has(value)));
+    keep(this.initializers, ({ name }) => needed.has(name));
+  }
+
   /** Gives each output its name: by renaming the value, or by a copy where that is an input or has a name already. */
   private nameOutputs(): void {
     const made = new Set(this.nodes.flatMap((node) => node.output));
@@ -294,6 +369,7 @@ class Writer implements Emitter {
   }
 
   finish(): OnnxModel {
+    if (this.packedValues.size > 0) this.prune();
     this.nameOutputs();
     const graph = create(GraphProtoSchema, {
       name: "allegory",

@@ -32,6 +32,7 @@ export {
 } from "./original-checkpoint.ts";
 export type { OriginalFamily } from "./original-config.ts";
 export type { PixArt, PixArtConfig, PixArtInputs } from "./pixart.ts";
+export { bindPacked, linearWeights, packedBytes, type QuantizeOptions, quantizeMatrix } from "./quantize.ts";
 export type { SD3, SD3Config } from "./sd3.ts";
 export type { T5Encoder, T5EncoderConfig } from "./t5-encoder.ts";
 export { bindTextEmbeddings, embeddingIds, readTextEmbedding, type TextEmbedding } from "./text-embedding.ts";

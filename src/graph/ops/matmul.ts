@@ -23,6 +23,12 @@ const applyMatmul = defineOperator<Product>({
     return [{ dtype: a!.dtype, shape: [...broadcastShape(a!.shape.slice(0, -2), b!.shape.slice(0, -2)), m, n] }];
   },
   onnx: (emitter, [a, b], { inputs, attributes: { transA, transB, alpha } }) => {
+    const packed = emitter.target.contrib && transB && !transA && alpha === 1 ? emitter.packed(b!) : undefined;
+    if (packed) {
+      const [n, k] = inputs[1]!.shape as [number, number];
+      const attributes = { K: k, N: n, bits: packed.bits, block_size: packed.blockSize };
+      return emitter.op("MatMulNBits", [a!, packed.codes, packed.scales], attributes, "com.microsoft");
+    }
     if (emitter.target.contrib && (transA || transB || alpha !== 1)) {
       const attributes = { transA: transA ? 1 : 0, transB: transB ? 1 : 0, alpha: float(alpha) };
       return emitter.op("FusedMatMul", [a!, b!], attributes, "com.microsoft");
