@@ -31,6 +31,7 @@ interface GenerateFlags extends ComputeFlags {
   readonly json?: boolean;
   readonly vae?: string;
   readonly variant?: string;
+  readonly controlNet?: string;
   readonly lowMemory?: boolean;
 }
 
@@ -61,6 +62,7 @@ export function generateCommand(program: Command, io: Console): void {
     .option("--grid <file>", "write a grid of all pictures too")
     .option("--terminal", "show the pictures in the terminal")
     .option("--vae <folder>", "take another autoencoder, for example an AutoencoderTiny")
+    .option("--control-net <folder>", "let a ControlNetModel steer, by --control-image")
     .option("--variant <name>", "take the weights of this variant, for example fp16")
     .option("--low-memory", "free each network before the next one is loaded")
     .option("--json", "print a line of JSON for each step and picture");
@@ -98,6 +100,7 @@ async function generate(
   const pipe = await stableDiffusionPipeline(model, {
     ...computeOptions(flags),
     vae: flags.vae,
+    controlNet: flags.controlNet,
     variant: flags.variant,
     lowMemory: flags.lowMemory ?? false,
   });

@@ -3,6 +3,7 @@ import { type GuidanceOptions, guide, guides, type Network, type Samples } from 
 import { concat, type Tensor } from "../../graph/index.ts";
 import type { PartSessions, WeightChange } from "../part-sessions.ts";
 import type { Conditions, GuidedConditions } from "./conditions.ts";
+import { type controlOf, residualInputs } from "./control.ts";
 import type { StableDiffusionFolder } from "./folder.ts";
 import type { BatchStart } from "./source.ts";
 
@@ -13,6 +14,8 @@ export interface DenoiseOptions {
   readonly seen: BatchStart["seen"];
   readonly signal: AbortSignal | undefined;
   readonly change: WeightChange | undefined;
+  /** What a control network adds at a call. */
+  readonly control: ReturnType<typeof controlOf> | undefined;
   /** Is told of each call. */
   readonly onCall: () => void;
 }
@@ -21,16 +24,21 @@ export interface DenoiseOptions {
 export function guidedUnet(
   { unet }: StableDiffusionFolder,
   sessions: PartSessions,
-  { conditions, guidance, seen, signal, change, onCall }: DenoiseOptions,
+  { conditions, guidance, seen, signal, change, control, onCall }: DenoiseOptions,
 ): Network {
   const { positive, negative } = conditions;
   const both = negative && joined(negative, positive);
   const seenTwice = both && seen && { mask: twice(seen.mask), kept: twice(seen.kept) };
 
-  // Within an interval guided and unguided calls take turns; else another shape's weights need not stay in memory.
-  const keep = guidance.interval ? 2 : 1;
+  // Calls with and without guidance or control take turns; else another shape's weights need not stay in memory.
+  const keep = guidance.interval || control ? 2 : 1;
 
-  const run = async (latents: Samples, timestep: number, given: Conditions, inpainting: BatchStart["seen"]) => {
+  const run = async (
+    [latents, timestep, at]: Parameters<Network>,
+    given: Conditions,
+    inpainting: BatchStart["seen"],
+  ): Promise<Samples> => {
+    const residuals = await control?.({ latents, timestep, conditions: given, signal }, at);
     const n = latents.shape[0]!;
     const job = {
       name: "denoise",
@@ -39,13 +47,13 @@ export function guidedUnet(
         timestep: float32([n], new Float32Array(n).fill(timestep)),
         ...given,
         ...inpainting,
+        ...residuals,
       },
       graph: (inputs: Readonly<Record<string, Tensor>>) => {
         const { textEmbeds, timeIds, timestepCondition } = inputs;
+        const others = { textEmbeds, timeIds, timestepCondition, ...residualInputs(inputs) };
         const sample = inputs.mask ? concat([inputs.latents!, inputs.mask, inputs.kept!], 1) : inputs.latents!;
-        return {
-          output: unet.network(sample, inputs.timestep!, inputs.text!, { textEmbeds, timeIds, timestepCondition }),
-        };
+        return { output: unet.network(sample, inputs.timestep!, inputs.text!, others) };
       },
     };
     onCall();
@@ -53,8 +61,8 @@ export function guidedUnet(
   };
 
   return async (x, timestep, at) => {
-    if (!both || !guides(guidance, at.level)) return run(x, timestep, positive, seen);
-    const said = await run(twice(x), timestep, both, seenTwice);
+    if (!both || !guides(guidance, at.level)) return run([x, timestep, at], positive, seen);
+    const said = await run([twice(x), timestep, at], both, seenTwice);
     return guide(half(said, 1), half(said, 0), guidance);
   };
 }

@@ -18,8 +18,10 @@ import {
   autoencoderKL,
   autoencoderTiny,
   type ClipText,
+  type ControlNet,
   clipText,
   clipTextWithProjection,
+  controlNet,
   type UNet2DCondition,
   unet2dCondition,
 } from "../../models/index.ts";
@@ -39,6 +41,7 @@ export interface StableDiffusionFolder {
   readonly unet: Part<UNet2DCondition>;
   readonly vae: Part<AutoencoderKL | AutoencoderTiny>;
   readonly textEncoders: readonly TextEncoder[];
+  readonly controlNet: Part<ControlNet> | undefined;
   readonly scheduler: SchedulerConfig;
   /** Pixels per latent pixel, along each side. */
   readonly factor: number;
@@ -63,13 +66,18 @@ export interface OpenFolderOptions {
   readonly variant?: string;
   /** A folder of another AutoencoderKL, or of an AutoencoderTiny. */
   readonly vae?: string;
+  /** The folder of a ControlNetModel. */
+  readonly controlNet?: string;
   /** A scheduler's configuration in the place of the folder's. */
   readonly scheduler?: SchedulerConfig;
 }
 
 /** Parts that change no picture. */
 const UNUSED = ["safety_checker", "feature_extractor", "image_encoder", "watermark"];
-const KNOWN = ["unet", "vae", "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", ...UNUSED];
+const KNOWN = [
+  ...["unet", "vae", "controlnet", "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"],
+  ...UNUSED,
+];
 
 /**
  * Opens a folder in diffusers' layout of a text-conditional U-Net, an autoencoder and CLIP text encoders.
@@ -78,7 +86,7 @@ const KNOWN = ["unet", "vae", "scheduler", "text_encoder", "text_encoder_2", "to
  */
 export async function readStableDiffusionFolder(
   path: string,
-  { variant, vae: otherVae, scheduler }: OpenFolderOptions = {},
+  { variant, vae: otherVae, controlNet: otherControl, scheduler }: OpenFolderOptions = {},
 ): Promise<StableDiffusionFolder> {
   const kind = await stat(path).catch(() => undefined);
   if (!kind) throw new UserError(`There is no folder ${path}.`, { field: "model" });
@@ -94,6 +102,9 @@ export async function readStableDiffusionFolder(
   const unetFolder = await readModelFolder(at("unet"), { variant });
   const unet = unet2dCondition(unetFolder.config);
   const vae = await readVae(otherVae ?? at("vae"), { variant });
+  const controlPath = otherControl ?? components.get("controlnet")?.path;
+  const control =
+    controlPath === undefined ? undefined : await readControlNet(controlPath, unet, vae.factor, { variant });
   const encoders = ["", "_2"].filter((suffix) => components.has(`text_encoder${suffix}`));
   const textEncoders = await Promise.all(
     encoders.map(async (suffix): Promise<TextEncoder> => {
@@ -125,6 +136,7 @@ export async function readStableDiffusionFolder(
     unet: { name: "unet", network: unet, weights: unetFolder.weights },
     vae: vae.part,
     textEncoders,
+    controlNet: control,
     scheduler: scheduler ?? (await readSchedulerConfig(at("scheduler"))),
     factor: vae.factor,
     channels,
@@ -178,4 +190,31 @@ async function readVae(path: string, options: { readonly variant?: string }) {
   const network = autoencoderKL(config);
   const factor = 2 ** (network.config.block_out_channels.length - 1);
   return { part: { name: "vae", network, weights }, factor, channels: network.config.latent_channels };
+}
+
+async function readControlNet(
+  path: string,
+  unet: UNet2DCondition,
+  factor: number,
+  options: { readonly variant?: string },
+): Promise<Part<ControlNet>> {
+  const { className, config, weights } = await readModelFolder(path, options);
+  const problem = (text: string, hint: string) => new UserError(`${path} ${text}.`, { hint, field: "controlNet" });
+  if (className !== "ControlNetModel") {
+    throw problem(`holds a ${className ?? "network of unknown class"}`, "A ControlNetModel is needed.");
+  }
+  const network = controlNet(config);
+  const { cross_attention_dim: text, block_out_channels: channels, addition_embed_type: addition } = network.config;
+  const fits =
+    String(text) === String(unet.config.cross_attention_dim) &&
+    String(channels) === String(unet.config.block_out_channels) &&
+    addition === unet.config.addition_embed_type &&
+    2 ** (network.config.conditioning_embedding_out_channels.length - 1) === factor;
+  if (!fits) {
+    throw problem(
+      `(text of ${text}, channels ${channels}) was made for another model than this (${unet.config.cross_attention_dim}, ${unet.config.block_out_channels})`,
+      "Stable Diffusion 1.x, 2.x and XL each need their own.",
+    );
+  }
+  return { name: "controlnet", network, weights };
 }

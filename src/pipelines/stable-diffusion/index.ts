@@ -10,6 +10,7 @@ import { type ComputeOptions, partSessions } from "../part-sessions.ts";
 import { adapterLoader } from "./adapters.ts";
 import { batchesOf, firstPictures } from "./batches.ts";
 import { conditionsOf, type GuidedConditions, partsOf } from "./conditions.ts";
+import { controlOf } from "./control.ts";
 import { guidedUnet } from "./denoise.ts";
 import { type OpenFolderOptions, readStableDiffusionFolder, type StableDiffusionFolder } from "./folder.ts";
 import { latentSpace } from "./latents.ts";
@@ -22,7 +23,7 @@ import {
   type TextToImageRequestInput,
   textToImageRequest,
 } from "./request.ts";
-import { encodeSource, readSource, startOfBatch } from "./source.ts";
+import { encodeSource, readControl, readSource, startOfBatch } from "./source.ts";
 import { type DroppedText, type TextEncoders, textEncoders } from "./text.ts";
 
 export interface StableDiffusionOptions extends ComputeOptions, OpenFolderOptions {
@@ -128,6 +129,7 @@ export async function stableDiffusionPipeline(
   const text = textEncoders(folder, options);
   const unet = partSessions(folder.unet, options);
   const vae = latentSpace(folder, options);
+  const control = folder.controlNet && partSessions(folder.controlNet, options);
   const adapters = adapterLoader(folder);
   const free = async (part: { close(): Promise<void> }) => {
     if (options.lowMemory) await part.close();
@@ -167,6 +169,7 @@ export async function stableDiffusionPipeline(
         field: "batch",
       });
     }
+    const steering = await readControl(request, size);
     const changes = await adapters(request.loras);
     const encoded = source && (await encodeSource(source, vae, { signal }));
     if (encoded) await free(vae);
@@ -191,6 +194,17 @@ export async function stableDiffusionPipeline(
       let calls = 0;
       const network = guidedUnet(folder, unet, {
         ...{ conditions, guidance, seen: begin.seen, signal, change: changes("unet") },
+        control:
+          folder.controlNet &&
+          steering &&
+          controlOf(folder.controlNet, control!, {
+            ...{
+              picture: steering,
+              scale: request.controlScale,
+              interval: request.controlInterval,
+              first: begin.first,
+            },
+          }),
         onCall: () => calls++,
       });
       const sampled = plan.sample(network, begin.x, { noise, first: begin.first });
@@ -218,6 +232,7 @@ export async function stableDiffusionPipeline(
 
   async function finish(latents: Samples, batch: readonly PictureWords[], signal: AbortSignal | undefined) {
     await free(unet);
+    if (control) await free(control);
     const decoded = await vae.decode(latents, { signal });
     await free(vae);
     signal?.throwIfAborted();
@@ -258,7 +273,7 @@ export async function stableDiffusionPipeline(
       return images;
     },
     async close() {
-      await Promise.all([text.close(), unet.close(), vae.close()]);
+      await Promise.all([text.close(), unet.close(), vae.close(), control?.close()]);
     },
   };
 }

@@ -23,7 +23,7 @@ export interface PictureRecord {
 export function pictureNotes(record: PictureRecord): Record<string, string> {
   const written = Object.keys(textToImageRequest.shape).flatMap((name) => {
     const value = record.request[name as keyof TextToImageRequestInput];
-    const pixels = (name === "image" || name === "mask") && !isPicturePath(value as PictureInput);
+    const pixels = ["image", "mask", "controlImage"].includes(name) && !isPicturePath(value as PictureInput);
     return value === undefined || pixels ? [] : [[name, value]];
   });
   return {

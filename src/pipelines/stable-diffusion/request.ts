@@ -43,6 +43,12 @@ export const textToImageRequest = z.strictObject({
     .max(1)
     .optional()
     .describe("how much of the image is drawn anew, above 0 to 1 (default: 0.8; 0.3 for SDXL; with a mask 1)"),
+  controlImage: pictureInput().optional().describe("picture that steers the control network (edges, depth, a pose …)"),
+  controlScale: z.number().min(0).max(10).default(1).describe("how strongly the control network acts"),
+  controlInterval: z
+    .tuple([z.number().min(0).max(1), z.number().min(0).max(1)])
+    .default([0, 1])
+    .describe("between which shares of the steps the control network acts"),
   loras: z
     .array(z.union([z.string().min(1), z.strictObject({ path: z.string().min(1), scale: z.number().default(1) })]))
     .optional()
@@ -97,6 +103,15 @@ export function checkRequest(request: TextToImageRequest, folder: StableDiffusio
     throw new UserError(`${folder.path} is an inpainting model: it needs \`image\` and \`mask\`.`, {
       hint: "Give a mask that is white where the image is to be painted anew, or take another model.",
       field: image === undefined ? "image" : "mask",
+    });
+  }
+  if (folder.controlNet && request.controlImage === undefined) {
+    throw new UserError("A control network was opened; it needs `controlImage`.", { field: "controlImage" });
+  }
+  if (!folder.controlNet && request.controlImage !== undefined) {
+    throw new UserError("`controlImage` was given; this model has no control network.", {
+      hint: "Open it with `controlNet`, the folder of one that was trained for it; or leave `controlImage` out.",
+      field: "controlImage",
     });
   }
   const onlyXl = [...SIZES, ...(folder.textEncoders.length > 1 ? [] : (["prompt2", "negativePrompt2"] as const))];

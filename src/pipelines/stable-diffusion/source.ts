@@ -36,11 +36,16 @@ export async function readSource(
   request: TextToImageRequest,
   folder: StableDiffusionFolder,
 ): Promise<{ readonly size: readonly [number, number]; readonly source: Source | undefined }> {
-  const { image, mask } = request;
+  const { image, mask, controlImage } = request;
+  const sized = request.height !== undefined && request.width !== undefined;
   if (image === undefined) {
-    const [height, width] = trainedSize(folder);
+    const picture =
+      sized || controlImage === undefined
+        ? undefined
+        : await decodePicture(controlImage, { field: "controlImage", channels: 3 });
+    const [height, width] = sized ? [0, 0] : picture ? [picture.height, picture.width] : trainedSize(folder);
     const size = [request.height ?? height, request.width ?? width] as const;
-    checkSize(size, folder.factor);
+    checkSize(size, folder.factor, picture && "controlImage");
     return { size, source: undefined };
   }
   const picture = await decodePicture(image, { field: "image", channels: 3 });
@@ -63,6 +68,20 @@ export async function readSource(
     data.map((value) => (value >= 0 ? 1 : 0)),
   );
   return { size, source: { image: pixels, mask: binary, strength } };
+}
+
+/** The picture that a control network sees, [1, 3, height, width] from 0 to 1, scaled to the size that is drawn. */
+export async function readControl(
+  { controlImage }: TextToImageRequest,
+  size: readonly [number, number],
+): Promise<Samples | undefined> {
+  if (controlImage === undefined) return undefined;
+  const picture = await decodePicture(controlImage, { field: "controlImage", channels: 3 });
+  const { shape, data } = tensorFromImages([await fitted(picture, size)]);
+  return float32(
+    shape,
+    data.map((value) => (value + 1) / 2),
+  );
 }
 
 /** What the autoencoder says about a source: computed once for all pictures. */
@@ -196,7 +215,8 @@ function latentMask({ shape, data }: Samples, factor: number): Samples {
   return float32([1, 1, height, width], small);
 }
 
-function repeatedTo(x: Samples, shape: Shape): Samples {
+/** A tensor [1, …] as often as a shape [n, …] says. */
+export function repeatedTo(x: Samples, shape: Shape): Samples {
   if (x.data.length === sizeOf(shape)) return x;
   const data = new Float32Array(sizeOf(shape));
   for (let at = 0; at < data.length; at += x.data.length) data.set(x.data, at);

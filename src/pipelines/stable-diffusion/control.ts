@@ -1,0 +1,70 @@
+import { float32 } from "../../core/host-tensor.ts";
+import type { Call, Samples } from "../../diffusion/index.ts";
+import { mul, type Tensor } from "../../graph/index.ts";
+import type { ControlNet } from "../../models/index.ts";
+import type { Part, PartSessions } from "../part-sessions.ts";
+import type { Conditions } from "./conditions.ts";
+import { repeatedTo } from "./source.ts";
+
+/** What a control network adds to the states of the U-Net, under the names of the U-Net's inputs. */
+export type Residuals = Readonly<Record<string, Samples>>;
+
+/** How a picture steers a run. */
+export interface Control {
+  /** [1, 3, height, width] from 0 to 1. */
+  readonly picture: Samples;
+  readonly scale: number;
+  /** Shares of the run between which it acts. */
+  readonly interval: readonly [number, number];
+  /** The step the run begins with. */
+  readonly first: number;
+}
+
+export interface ControlCall {
+  readonly latents: Samples;
+  readonly timestep: number;
+  readonly conditions: Conditions;
+  readonly signal: AbortSignal | undefined;
+}
+
+/** A control network that a picture was given for: undefined where it does not act (Zhang et al. 2023). */
+export function controlOf(
+  part: Part<ControlNet>,
+  sessions: PartSessions,
+  { picture, scale, interval, first }: Control,
+): (call: ControlCall, at: Call) => Promise<Residuals | undefined> {
+  return async ({ latents, timestep, conditions, signal }, { step, steps }) => {
+    const length = steps - first;
+    const index = step - first;
+    if (scale === 0 || index / length < interval[0] || (index + 1) / length > interval[1]) return undefined;
+    const n = latents.shape[0]!;
+    const { text, textEmbeds, timeIds } = conditions;
+    const job = {
+      name: "control",
+      feeds: {
+        ...{ latents, text },
+        ...(part.network.config.addition_embed_type === null ? {} : { textEmbeds: textEmbeds!, timeIds: timeIds! }),
+        timestep: float32([n], new Float32Array(n).fill(timestep)),
+        picture: repeatedTo(picture, [n, ...picture.shape.slice(1)]),
+        scale: float32([], [scale]),
+      },
+      graph: (inputs: Readonly<Record<string, Tensor>>) => {
+        const { latents, timestep, text, picture, textEmbeds, timeIds } = inputs;
+        const { down, mid } = part.network(latents!, timestep!, text!, picture!, { textEmbeds, timeIds });
+        const named = [...down.map((x, i) => [`down${i}`, x] as const), ["mid", mid] as const];
+        return Object.fromEntries(named.map(([name, x]) => [name, mul(x, inputs.scale!)]));
+      },
+    };
+    return (await sessions.run(job, { signal, keep: 1 })) as Residuals;
+  };
+}
+
+/** The residuals among a graph's inputs, as the U-Net takes them. */
+export function residualInputs(inputs: Readonly<Record<string, Tensor>>) {
+  if (!inputs.mid) return {};
+  const names = Object.keys(inputs).filter((name) => /^down\d+$/.test(name));
+  return {
+    downResiduals: names.map((_, i) => inputs[`down${i}`]!),
+    midResidual: inputs.mid,
+  };
+}
