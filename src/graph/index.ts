@@ -12,4 +12,5 @@ export * from "./ops/reduce.ts";
 export * from "./ops/resample.ts";
 export { scaleAndShift } from "./ops/scale-and-shift.ts";
 export * from "./ops/shape.ts";
+export type { PackedMatrix, PackedValue } from "./packed.ts";
 export { type Node, type Tensor, type TensorType, topological, withScope } from "./tensor.ts";

@@ -22,6 +22,7 @@ import {
 import { invariant } from "../core/errors.ts";
 import type { DType, HostTensor, Shape } from "../core/host-tensor.ts";
 import { inputOperator, type NamedLeaf } from "./ops/leaf.ts";
+import { type PackedMatrix, type PackedValue, unpack } from "./packed.ts";
 import { type Tensor, type TensorType, topological } from "./tensor.ts";
 
 /** Versions of the operator sets that the graphs are written in. */
@@ -53,26 +54,6 @@ export interface Target {
 
 /** Standard ONNX only: right everywhere, fastest nowhere. */
 export const portableTarget: Target = { contrib: false, blockedChannels: 0 };
-
-/**
- * A matrix [n, k] in blocks of one row: (code − 2^(bits − 1))·scale, the layout of ONNX Runtime's `MatMulNBits`. Rows are
- * filled up to whole blocks.
- */
-export interface PackedMatrix {
-  readonly bits: 4 | 8;
-  readonly blockSize: number;
-  /** [n, blocks, blockSize·bits/8]; of two codes in a byte the first is in the lower half. */
-  readonly codes: HostTensor<"uint8">;
-  /** [n, blocks]. */
-  readonly scales: HostTensor<"float32">;
-}
-
-/** A packed matrix as it stands in a graph. */
-export interface PackedValue extends Pick<PackedMatrix, "bits" | "blockSize"> {
-  /** The values of codes and scales. */
-  readonly codes: string;
-  readonly scales: string;
-}
 
 /** Where a leaf's value comes from when the graph is written out. */
 export type Binding =
@@ -294,29 +275,7 @@ class Writer implements Emitter {
     const packed = { bits, blockSize, codes: `${name}.codes`, scales: `${name}.scales` };
     this.initialize(packed.codes, "uint8", codes.shape, { rawData: bytesOf(codes.data) });
     this.initialize(packed.scales, "float32", scales.shape, { rawData: bytesOf(scales.data) });
-    const [n, blocks] = scales.shape as [number, number];
-    let whole = packed.codes;
-    if (bits === 4) {
-      const byte = (value: number) => this.constant({ dtype: "uint8", shape: [], data: Uint8Array.of(value) });
-      const halves = [
-        this.op("BitwiseAnd", [whole, byte(15)]),
-        this.op("BitShift", [whole, byte(4)], { direction: "RIGHT" }),
-      ];
-      const column = this.ints([n, blocks, blockSize / 2, 1]);
-      whole = this.op(
-        "Concat",
-        halves.map((half) => this.op("Reshape", [half, column])),
-        { axis: 3 },
-      );
-    }
-    const float = this.op("Cast", [this.op("Reshape", [whole, this.ints([n, blocks, blockSize])])], {
-      to: DataType.FLOAT,
-    });
-    const middle = this.constant({ dtype: "float32", shape: [], data: Float32Array.of(2 ** (bits - 1)) });
-    const spread = this.op("Reshape", [packed.scales, this.ints([n, blocks, 1])]);
-    const numbers = this.op("Mul", [this.op("Sub", [float, middle]), spread]);
-    const rows = this.op("Reshape", [numbers, this.ints([n, blocks * blockSize])]);
-    const value = this.op("Slice", [rows, this.ints([0]), this.ints([shape[1]!]), this.ints([1]), this.ints([1])]);
+    const value = unpack(this, packed, scales.shape, shape);
     this.constants.add(value);
     this.packedValues.set(value, packed);
     return value;
