@@ -141,6 +141,23 @@ describe("Stable Diffusion", () => {
     expect(farthest(second!.float.data, whole)).toBe(0);
   });
 
+  test("draws pictures again in a larger size", async () => {
+    const request = { ...quick, prompt: [quick.prompt, "a castle"], steps: 4, enlarge: 1.5 };
+    const states = [];
+    for await (const state of pipe.stream(request)) states.push(state);
+    // Four steps for each picture, then half of four for each.
+    expect(states.map(({ done, total }) => [done, total])).toEqual(Array.from({ length: 12 }, (_, i) => [i + 1, 12]));
+    const images = states.flatMap((state) => state.images ?? []);
+    expect(images.map(({ width, height, prompt, seed }) => [width, height, prompt, seed])).toEqual([
+      [36, 36, quick.prompt, 0],
+      [36, 36, "a castle", 1],
+    ]);
+    const [draft] = await pipe.generate({ ...quick, steps: 4 });
+    const [again] = await pipe.generate({ ...quick, steps: 4, image: draft!, width: 36, height: 36, strength: 0.5 });
+    expect(images[0]!.data).toEqual(again!.data);
+    await expect(pipe.generate({ ...quick, enlarge: 1.3 })).rejects.toThrow(/no multiple of 2.\nNear is 1.333333/);
+  });
+
   test("an image leaves less to the prompt with less strength, and nothing outside a mask", async () => {
     const image = picture(24, 3);
     const difference = async (request: Partial<TextToImageRequestInput>) => {

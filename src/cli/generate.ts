@@ -179,11 +179,13 @@ async function writePicture(
   const { steps, guidance } = pipe.resolve(request as TextToImageRequestInput);
   const own = request as TextToImageRequestInput;
   const { count: _, batch: __, seed: ___, ...rest } = own;
+  // The size of the request is that before it was enlarged.
+  const by = own.enlarge ?? 1;
   const record: PictureRecord = {
     model,
     request: {
       ...rest,
-      ...{ prompt, steps, guidance, seeds: [seed], width, height },
+      ...{ prompt, steps, guidance, seeds: [seed], width: Math.round(width / by), height: Math.round(height / by) },
       negativePrompt: own.negativePrompt === undefined ? undefined : negative,
       prompt2: own.prompt2 === undefined ? undefined : prompt2,
       negativePrompt2: own.negativePrompt2 === undefined ? undefined : negative2,

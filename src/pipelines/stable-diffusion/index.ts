@@ -12,6 +12,7 @@ import { batchesOf, firstPictures } from "./batches.ts";
 import { conditionsOf, type GuidedConditions, partsOf } from "./conditions.ts";
 import { controlOf } from "./control.ts";
 import { guidedUnet } from "./denoise.ts";
+import { enlarged } from "./enlarge.ts";
 import { type OpenFolderOptions, readStableDiffusionFolder, type StableDiffusionFolder } from "./folder.ts";
 import { latentSpace } from "./latents.ts";
 import { latentPreview } from "./preview.ts";
@@ -152,9 +153,17 @@ export async function stableDiffusionPipeline(
 
   async function* stream(
     input: TextToImageRequestInput,
-    { signal, random: given }: TextToImageRunOptions = {},
+    runOptions: TextToImageRunOptions = {},
   ): AsyncGenerator<TextToImageState, void, void> {
     const request = resolve(input);
+    if (request.enlarge === undefined) yield* pass(request, runOptions);
+    else yield* enlarged(request, runOptions, { pass, factor: folder.factor });
+  }
+
+  async function* pass(
+    request: ResolvedRequest,
+    { signal, random: given }: TextToImageRunOptions,
+  ): AsyncGenerator<TextToImageState, void, void> {
     // A list of one generator is that generator, as diffusers has it.
     const random = Array.isArray(given) && given.length === 1 ? (given[0] as Random) : given;
     const { steps, eta, originalSteps, clipSkip } = request;

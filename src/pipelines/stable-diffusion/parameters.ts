@@ -81,9 +81,14 @@ export function parametersText({ model, request, size }: PictureRecord): string 
     ["Schedule type", spread && spread.charAt(0).toUpperCase() + spread.slice(1)],
     ["CFG scale", request.guidance],
     ["Seed", request.seeds?.[0] ?? request.seed],
-    ["Size", `${size[0]}x${size[1]}`],
+    ["Size", `${request.width ?? size[0]}x${request.height ?? size[1]}`],
     ["Model", model.split(/[\\/]/).filter(Boolean).at(-1)],
-    ["Denoising strength", request.image === undefined ? undefined : strength],
+    [
+      "Denoising strength",
+      request.enlarge ? request.enlargeStrength : request.image === undefined ? undefined : strength,
+    ],
+    ["Hires upscale", request.enlarge],
+    ["Hires steps", request.enlargeSteps],
     // There 1 is what is 0 here: the last layer.
     ["Clip skip", clipSkip ? clipSkip + 1 : undefined],
     ["CFG Rescale phi", guidanceRescale || undefined],

@@ -49,6 +49,14 @@ export const textToImageRequest = z.strictObject({
     .tuple([z.number().min(0).max(1), z.number().min(0).max(1)])
     .default([0, 1])
     .describe("between which shares of the steps the control network acts"),
+  enlarge: z.number().gt(1).max(8).optional().describe("draw each picture again, this many times larger"),
+  enlargeStrength: z
+    .number()
+    .gt(0)
+    .max(1)
+    .default(0.5)
+    .describe("how much of the picture is drawn anew when it is enlarged, above 0 to 1"),
+  enlargeSteps: whole(1).optional().describe("steps of the way of the second time (default: steps)"),
   loras: z
     .array(z.union([z.string().min(1), z.strictObject({ path: z.string().min(1), scale: z.number().default(1) })]))
     .optional()

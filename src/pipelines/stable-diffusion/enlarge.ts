@@ -1,0 +1,73 @@
+import { UserError } from "../../core/errors.ts";
+import { firstStep } from "../../diffusion/index.ts";
+import type { ResolvedRequest, TextToImagePicture, TextToImageRunOptions, TextToImageState } from "./index.ts";
+
+/** Draws the pictures of a request that enlarges nothing. */
+export type Pass = (
+  request: ResolvedRequest,
+  options: TextToImageRunOptions,
+) => AsyncGenerator<TextToImageState, void, void>;
+
+/**
+ * Draws each picture at the size of training, scales it up and draws it again from there, so that large pictures keep
+ * the composition a model knows. Yields the steps of both; the pictures are those of the second.
+ *
+ * @param factor pixels per latent pixel
+ */
+export async function* enlarged(
+  request: ResolvedRequest,
+  options: TextToImageRunOptions,
+  { pass, factor }: { readonly pass: Pass; readonly factor: number },
+): AsyncGenerator<TextToImageState, void, void> {
+  const { enlarge, enlargeStrength, enlargeSteps, ...first } = request;
+  const refuse = (what: string) => {
+    throw new UserError(`\`enlarge\` was given together with ${what}.`, { hint: "Leave one out.", field: "enlarge" });
+  };
+  if (request.mask !== undefined) refuse("`mask`");
+  if (options.random) refuse("a random source");
+  const steps = enlargeSteps ?? request.steps;
+  const each = steps - firstStep(steps, enlargeStrength);
+
+  const drafts: TextToImagePicture[] = [];
+  let total = 0;
+  let before = 0;
+  for await (const { images, decoded: _, ...state } of pass(
+    { ...first, enlarge: undefined } as ResolvedRequest,
+    options,
+  )) {
+    drafts.push(...(images ?? []));
+    // Each batch has as many pictures as the first, or fewer at the end.
+    total = state.total + each * pictures(request);
+    before = state.done;
+    yield { ...state, total };
+  }
+  for (const [i, draft] of drafts.entries()) {
+    const width = enlargedSide(draft.width, enlarge!, factor);
+    const height = enlargedSide(draft.height, enlarge!, factor);
+    const again = {
+      ...first,
+      ...{ image: draft, width, height, steps, strength: enlargeStrength },
+      ...{ prompt: draft.prompt, count: 1, seeds: [draft.seed], enlarge: undefined },
+      prompt2: request.prompt2 === undefined ? undefined : draft.prompt2,
+      negativePrompt: draft.negative,
+      negativePrompt2: request.negativePrompt2 === undefined ? undefined : draft.negative2,
+    } as ResolvedRequest;
+    for await (const state of pass(again, options)) {
+      yield { ...state, first: i, done: before + i * each + state.step, total };
+    }
+  }
+}
+
+function pictures({ prompt, count }: ResolvedRequest): number {
+  return (Array.isArray(prompt) ? prompt.length : 1) * count;
+}
+
+function enlargedSide(side: number, by: number, factor: number): number {
+  const exact = side * by;
+  if (Math.abs(exact / factor - Math.round(exact / factor)) < 1e-6) return Math.round(exact);
+  const near = (Math.round(exact / factor) * factor) / side;
+  throw new UserError(`${side} pixels ${by} times larger are ${exact}, which is no multiple of ${factor}.`, {
+    hint: `Near is ${Number(near.toFixed(6))}.`,
+    field: "enlarge",
+  });
+}
