@@ -19,7 +19,8 @@ export async function* enlarged(
   options: TextToImageRunOptions,
   { pass, factor }: { readonly pass: Pass; readonly factor: number },
 ): AsyncGenerator<TextToImageState, void, void> {
-  const { enlarge, enlargeStrength, enlargeSteps, ...first } = request;
+  const { enlarge, enlargeStrength, enlargeSteps } = request;
+  const first: ResolvedRequest = { ...request, enlarge: undefined };
   const refuse = (what: string) => {
     throw new UserError(`\`enlarge\` was given together with ${what}.`, { hint: "Leave one out.", field: "enlarge" });
   };
@@ -44,14 +45,14 @@ export async function* enlarged(
   for (const [i, draft] of drafts.entries()) {
     const width = enlargedSide(draft.width, enlarge!, factor);
     const height = enlargedSide(draft.height, enlarge!, factor);
-    const again = {
+    const again: ResolvedRequest = {
       ...first,
       ...{ image: draft, width, height, steps, strength: enlargeStrength },
-      ...{ prompt: draft.prompt, count: 1, seeds: [draft.seed], enlarge: undefined },
+      ...{ prompt: draft.prompt, count: 1, seeds: [draft.seed] },
       prompt2: request.prompt2 === undefined ? undefined : draft.prompt2,
       negativePrompt: draft.negative,
       negativePrompt2: request.negativePrompt2 === undefined ? undefined : draft.negative2,
-    } as ResolvedRequest;
+    };
     for await (const state of pass(again, options)) {
       yield { ...state, first: i, done: before + i * each + state.step, total };
     }
