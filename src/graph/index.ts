@@ -1,4 +1,5 @@
 /** Symbolic tensors: build a computation, differentiate it, write it as ONNX. */
+export { type GraphCost, graphCost } from "./cost.ts";
 export { gradients } from "./gradient.ts";
 export * from "./onnx.ts";
 export { type GradientRule, notDifferentiable, type Operator, operators } from "./operator.ts";

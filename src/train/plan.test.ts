@@ -4,8 +4,7 @@ import { tmpdir, totalmem } from "node:os";
 import { join } from "node:path";
 import sharp from "sharp";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { conv2d, gradients, input, matmul, mean, mul, parameterLeaf, relu } from "../graph/index.ts";
-import { graphCost } from "./graph-cost.ts";
+import { conv2d, gradients, graphCost, input, matmul, mean, mul, parameterLeaf, relu } from "../graph/index.ts";
 import { planTraining } from "./plan.ts";
 import { train } from "./train.ts";
 

@@ -1,5 +1,5 @@
 import { bytesPerElement, sizeOf } from "../core/host-tensor.ts";
-import { type Node, type Tensor, type TensorType, topological } from "../graph/index.ts";
+import { type Node, type Tensor, type TensorType, topological } from "./tensor.ts";
 
 /** What running a graph takes. */
 export interface GraphCost {
