@@ -32,6 +32,7 @@ interface GenerateFlags extends ComputeFlags {
   readonly vae?: string;
   readonly variant?: string;
   readonly controlNet?: string;
+  readonly tokenizer?: string;
   readonly lowMemory?: boolean;
 }
 
@@ -50,7 +51,10 @@ export function generateCommand(program: Command, io: Console): void {
     .summary("draw pictures from words")
     .description("Draw pictures from words with Stable Diffusion 1.x, 2.x or XL in diffusers' layout.")
     .argument("[prompt...]", "what to draw; several prompts are drawn one after the other")
-    .option("--model <folder>", "the model's folder (default: that of the picture of --like)")
+    .option(
+      "--model <path>",
+      "the model's folder, or a single safetensors file (default: that of the picture of --like)",
+    )
     .option("--like <picture>", "take what is not said from the request in a picture's file");
   for (const [flags, description] of Object.values(TEXTS)) {
     const collect = (text: string, before: string[] = []) => [...before, text];
@@ -64,6 +68,7 @@ export function generateCommand(program: Command, io: Console): void {
     .option("--vae <folder>", "take another autoencoder, for example an AutoencoderTiny")
     .option("--control-net <folder>", "let a ControlNetModel steer, by --control-image")
     .option("--variant <name>", "take the weights of this variant, for example fp16")
+    .option("--tokenizer <folder>", "the tokenizer's folder, for a model in a single file")
     .option("--low-memory", "free each network before the next one is loaded")
     .option("--json", "print a line of JSON for each step and picture");
   addComputeOptions(command);
@@ -101,6 +106,7 @@ async function generate(
     ...computeOptions(flags),
     vae: flags.vae,
     controlNet: flags.controlNet,
+    tokenizer: flags.tokenizer,
     variant: flags.variant,
     lowMemory: flags.lowMemory ?? false,
   });

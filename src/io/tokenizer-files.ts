@@ -30,14 +30,19 @@ const FIELDS = { start: "bos_token", end: "eos_token", unknown: "unk_token", pad
  *
  * @throws UserError for a folder that has neither
  */
-export async function readTokenizerFiles(folder: string): Promise<TokenizerFiles> {
+export async function readTokenizerFiles(
+  folder: string,
+  { padding }: { readonly padding?: string } = {},
+): Promise<TokenizerFiles> {
   const optional = async (name: string): Promise<JsonObject> =>
     existsSync(join(folder, name)) ? readJsonObject(join(folder, name)) : {};
   const config = await optional("tokenizer_config.json");
-  const specials = specialTokens(config, await optional("special_tokens_map.json"));
+  const found = specialTokens(config, await optional("special_tokens_map.json"));
+  const own = padding === undefined ? undefined : { content: padding, normalized: false };
+  const specials = own ? { ...found, padding: own } : found;
   if (existsSync(join(folder, "tokenizer.json"))) {
     const json = await readJsonObject(join(folder, "tokenizer.json"));
-    return { folder, json, config, specials };
+    return { folder, json: own ? withSpecialToken(json, own) : json, config, specials };
   }
   const [vocabulary, merges] = ["vocab.json", "merges.txt"].map((name) => join(folder, name)) as [string, string];
   if (!existsSync(vocabulary) || !existsSync(merges)) {
@@ -72,6 +77,15 @@ function specialTokens(config: JsonObject, map: JsonObject): TokenizerFiles["spe
     }
   }
   return found;
+}
+
+/** A token of the vocabulary made a special one, as transformers does with any padding token. */
+function withSpecialToken(json: JsonObject, token: SpecialToken): JsonObject {
+  const added = Array.isArray(json.added_tokens) ? json.added_tokens : [];
+  const id = (json.model as { readonly vocab?: Readonly<Record<string, unknown>> } | undefined)?.vocab?.[token.content];
+  const known = added.some((one: SpecialToken) => one.content === token.content);
+  if (known || typeof id !== "number") return json;
+  return { ...json, added_tokens: [...added, { id, special: true, single_word: false, ...token }] };
 }
 
 async function readMerges(path: string): Promise<string[]> {

@@ -40,11 +40,15 @@ export interface TextTokenizer {
  * Opens a tokenizer folder of transformers: `tokenizer.json`, or CLIP's `vocab.json` and `merges.txt`; with
  * `tokenizer_config.json` and `special_tokens_map.json` where these lie beside it.
  *
+ * @param options.padding another padding token than the folder's
  * @throws UserError for a folder without them, and for kinds of tokenizers that are not known
  */
-export async function openTokenizer(folder: string): Promise<TextTokenizer> {
+export async function openTokenizer(
+  folder: string,
+  { padding }: { readonly padding?: string } = {},
+): Promise<TextTokenizer> {
   if (!existsSync(folder)) throw new UserError(`There is no folder ${folder}.`);
-  const files = await readTokenizerFiles(folder);
+  const files = await readTokenizerFiles(folder, { padding });
   try {
     return tokenizerOf(files);
   } catch (error) {

@@ -25,8 +25,13 @@ export interface Part<N extends Weighted = Weighted> {
   /** What model_index.json calls it, for example `unet`. */
   readonly name: string;
   readonly network: N;
-  readonly weights: ModelWeights;
+  readonly weights: PartWeights;
 }
+
+/** Weights of files of their own, or those that were found in a checkpoint of several networks. */
+export type PartWeights =
+  | ModelWeights
+  | { readonly source: string; readonly bound: WeightSource; readonly externalData: string };
 
 /** What is asked of a network. */
 export interface PartJob {
@@ -139,11 +144,9 @@ export function partSessions(part: Part, { device: asked = "cpu", threads }: Com
 }
 
 /** Weights as external data where their files share a folder (they do, unless someone linked them together). */
-async function storedWeights({
-  files,
-  tensors,
-  read,
-}: ModelWeights): Promise<{ weights: WeightSource; externalData: string | undefined }> {
+async function storedWeights(part: PartWeights): Promise<{ weights: WeightSource; externalData: string | undefined }> {
+  if ("bound" in part) return { weights: part.bound, externalData: part.externalData };
+  const { files, tensors, read } = part;
   const folders = new Set(await Promise.all(files.map(async (file) => dirname(await realpath(file)))));
   const weights = new Map<string, StoredWeight>();
   if (folders.size === 1) {

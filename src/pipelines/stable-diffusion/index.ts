@@ -13,8 +13,9 @@ import { conditionsOf, type GuidedConditions, partsOf } from "./conditions.ts";
 import { controlOf } from "./control.ts";
 import { guidedUnet } from "./denoise.ts";
 import { enlarged } from "./enlarge.ts";
-import { type OpenFolderOptions, readStableDiffusionFolder, type StableDiffusionFolder } from "./folder.ts";
+import type { OpenModelOptions, StableDiffusionFolder } from "./folder.ts";
 import { latentSpace } from "./latents.ts";
+import { openStableDiffusion } from "./open-model.ts";
 import { latentPreview } from "./preview.ts";
 import {
   checkRequest,
@@ -27,7 +28,7 @@ import {
 import { encodeSource, readControl, readSource, startOfBatch } from "./source.ts";
 import { type DroppedText, type TextEncoders, textEncoders } from "./text.ts";
 
-export interface StableDiffusionOptions extends ComputeOptions, OpenFolderOptions {
+export interface StableDiffusionOptions extends ComputeOptions, OpenModelOptions {
   /** Frees each network before the next one is loaded, at the price of loading it again for the next batch. */
   readonly lowMemory?: boolean;
   /** What every request must have, where the task says so. */
@@ -126,7 +127,7 @@ export async function stableDiffusionPipeline(
   path: string,
   options: StableDiffusionOptions = {},
 ): Promise<StableDiffusionPipeline> {
-  const folder = await readStableDiffusionFolder(path, options);
+  const folder = await openStableDiffusion(path, options);
   const text = textEncoders(folder, options);
   const unet = partSessions(folder.unet, options);
   const vae = latentSpace(folder, options);

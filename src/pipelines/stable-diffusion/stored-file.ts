@@ -1,0 +1,54 @@
+import { UserError } from "../../core/errors.ts";
+import { openTokenizer, readModelFolder } from "../../io/index.ts";
+import type { OriginalComponent } from "../../models/index.ts";
+import { openSingleFile } from "../single-file.ts";
+import type { OpenModelOptions, StoredModel, StoredPart } from "./folder.ts";
+
+/** CLIP's other text encoder, OpenCLIP, is padded with this token, which has id 0. */
+const OPEN_CLIP_PADDING = "!";
+
+/** Reads a single-file checkpoint, with a tokenizer from elsewhere. UserErrors as of `openStableDiffusion`. */
+export async function storedFile(
+  path: string,
+  { vae, controlNet, scheduler, tokenizer, variant }: OpenModelOptions,
+): Promise<StoredModel> {
+  if (tokenizer === undefined) {
+    throw new UserError(`${path} is a single file, which has no tokenizer.`, {
+      hint: "Give `tokenizer`: the folder tokenizer/ of any Stable Diffusion in diffusers' layout (vocab.json, merges.txt).",
+      field: "tokenizer",
+    });
+  }
+  const { parts, family, externalData, notes, scheduler: own } = await openSingleFile(path);
+  const stored = ({ className, config, weights }: OriginalComponent): StoredPart => ({
+    className,
+    config,
+    weights: { source: path, bound: weights, externalData },
+  });
+  if (!parts.unet || !own) {
+    throw new UserError(`${path} holds no U-Net, only ${Object.keys(parts).join(", ") || "nothing that is known"}.`, {
+      hint: "An autoencoder alone is given as `vae`, beside a model.",
+      field: "model",
+    });
+  }
+  // The second encoder of XL and the only one of 2.x are OpenCLIP's.
+  const padding = (name: string) => (name === "text_encoder_2" || family === "2.x" ? OPEN_CLIP_PADDING : undefined);
+  const encoders = (["text_encoder", "text_encoder_2"] as const).filter((name) => parts[name]);
+  return {
+    path,
+    className: `single file of Stable Diffusion ${family}`,
+    unet: stored(parts.unet),
+    vae: vae === undefined ? parts.vae && stored(parts.vae) : await readModelFolder(vae, { variant }),
+    textEncoders: await Promise.all(
+      encoders.map(async (name) => ({
+        name,
+        part: stored(parts[name]!),
+        tokenizer: await openTokenizer(tokenizer, { padding: padding(name) }),
+      })),
+    ),
+    controlNet: controlNet === undefined ? undefined : await readModelFolder(controlNet, { variant }),
+    scheduler: scheduler ?? own,
+    aestheticScore: family === "XL refiner",
+    zerosForEmptyPrompt: family === "XL" || family === "XL refiner",
+    warnings: notes,
+  };
+}
