@@ -46,7 +46,7 @@ export function inspectCommand(program: Command, io: Console): void {
 }
 
 function printModel(
-  { name, className, parameters, bytes: size, dtypes, config, tensors }: ModelFacts,
+  { name, className, parameters, bytes: size, dtypes, groups, problem, config, tensors }: ModelFacts,
   all: boolean,
   io: Console,
 ) {
@@ -55,6 +55,11 @@ function printModel(
   );
   const shown = Object.entries(config).filter(([key, value]) => !key.startsWith("_") && value !== null);
   io.print(indented(table(shown.map(([key, value]) => [key, JSON.stringify(value)]))));
+  if (groups.length > 1) {
+    io.print("  parameters by part");
+    io.print(indented(indented(table(groups.map((group) => [group.name, whole(group.parameters)])))));
+  }
+  if (problem) io.print(indented(problem));
   if (all) printTensors(tensors, io);
 }
 

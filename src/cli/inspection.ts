@@ -2,7 +2,7 @@ import { existsSync } from "node:fs";
 import { readFile, stat } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { UserError } from "../core/errors.ts";
-import { type Shape, sizeOf } from "../core/host-tensor.ts";
+import { bytesPerElement, type HostTensor, type Shape, sizeOf } from "../core/host-tensor.ts";
 import {
   type BetaSchedule,
   customSchedule,
@@ -21,6 +21,17 @@ import {
   readPipelineFolder,
   readSchedulerConfig,
 } from "../io/index.ts";
+import {
+  type Adapter,
+  isOriginalCheckpoint,
+  matchWeights,
+  networkName,
+  networks,
+  originalCheckpoint,
+  readAdapter,
+  type Weighted,
+} from "../models/index.ts";
+import { externalWeights } from "../pipelines/single-file.ts";
 import { checkpointFiles, readProgress, runPaths } from "../train/index.ts";
 
 /** One tensor of a file. */
@@ -38,6 +49,10 @@ export interface ModelFacts {
   readonly parameters: number;
   readonly bytes: number;
   readonly dtypes: readonly string[];
+  /** Parameters by the first step of their names, such as `encoder` and `decoder`. */
+  readonly groups: readonly { readonly name: string; readonly parameters: number }[];
+  /** Why these weights do not make this network: what is missing, unknown or of another shape; or that it is not built. */
+  readonly problem?: string;
   readonly config: JsonObject;
   readonly tensors: readonly TensorFacts[];
 }
@@ -100,9 +115,13 @@ async function inspectFile(path: string): Promise<Inspection> {
     parameters: `${total.parameters.toLocaleString("en-US")} numbers in ${tensors.length} tensors (${total.dtypes.join(", ")})`,
     ...(format ? { format } : {}),
   };
+  const original = inspectOriginal(path, weights);
+  if (original) return { ...original, notes: { ...notes, ...original.notes } };
+  const adapter = adapterNotes(weights);
   for (const [key, value] of Object.entries(rest)) notes[key] = value.length > 200 ? `${value.slice(0, 200)}…` : value;
   if (!progress || !format?.startsWith("allegory-checkpoint")) {
-    return { what: "safetensors file", path, notes: progress ? { ...notes, progress } : notes, models: [], tensors };
+    const what = adapter ? "LoRA" : "safetensors file";
+    return { what, path, notes: { ...notes, ...adapter, ...(progress ? { progress } : {}) }, models: [], tensors };
   }
   const { step, seconds, position } = await readProgress(path);
   notes.step = String(step);
@@ -110,6 +129,60 @@ async function inspectFile(path: string): Promise<Inspection> {
   notes["data position"] = `epoch ${position.epoch}, image ${position.index}`;
   return { what: "checkpoint of a training run", path, notes, models: [], tensors };
 }
+
+/** A single-file checkpoint of Stable Diffusion, with its networks under diffusers' names. */
+function inspectOriginal(path: string, file: ModelWeights): Inspection | undefined {
+  const { weights } = externalWeights(file);
+  if (!isOriginalCheckpoint(weights)) return undefined;
+  const what = "single-file checkpoint of Stable Diffusion";
+  try {
+    const { family, parts, scheduler, unused, notes } = originalCheckpoint(weights, { what: path });
+    const models = Object.entries(parts).map(([name, { className, config, weights: own }]): ModelFacts => {
+      const tensors = [...own].map(([weight, { dtype, shape }]) => ({
+        name: weight,
+        dtype,
+        shape,
+        bytes: sizeOf(shape) * bytesPerElement(dtype),
+      }));
+      return { name, className, ...totals(tensors), groups: groupsOf(tensors), config, tensors };
+    });
+    return {
+      what: family ? `${what} ${family}` : "autoencoder of Stable Diffusion in a single file",
+      path,
+      notes: {
+        ...(unused.length > 0 ? { "not used": `${unused.length} tensors (${shortened(unused)})` } : {}),
+        ...(notes.length > 0 ? { assumed: notes.join(" ") } : {}),
+      },
+      models,
+      ...(scheduler ? { schedule: scheduleOf(scheduler) } : {}),
+    };
+  } catch (error) {
+    if (!(error instanceof UserError)) throw error;
+    return { what: `${what}, which cannot be read`, path, notes: { problem: error.message }, models: [] };
+  }
+}
+
+/** What the names and shapes of a LoRA say. */
+function adapterNotes({ tensors, metadata }: ModelWeights): Readonly<Record<string, string>> | undefined {
+  const empty = (shape: Shape): HostTensor => ({ dtype: "float32", shape, data: new Float32Array(1) });
+  let adapter: Adapter;
+  try {
+    const shapes = new Map([...tensors].map(([name, { shape }]) => [name, empty(shape)]));
+    adapter = readAdapter(shapes, { name: "LoRA", metadata });
+  } catch (error) {
+    if (error instanceof UserError) return undefined;
+    throw error;
+  }
+  const count = (values: readonly string[]) =>
+    [...new Set(values)].map((value) => `${value} (${values.filter((other) => other === value).length})`).join(", ");
+  return {
+    layers: count(adapter.layers.map(({ part }) => part ?? "no component named")),
+    rank: count(adapter.layers.map(({ down }) => String(down.shape[0]))),
+    alpha: adapter.layers.some(({ alpha }) => alpha !== undefined) ? "given" : "not given: the rank",
+  };
+}
+
+const shortened = (names: readonly string[]) => `${names.slice(0, 3).join(", ")}${names.length > 3 ? " …" : ""}`;
 
 async function inspectRun(path: string): Promise<Inspection> {
   const paths = runPaths(path);
@@ -162,7 +235,39 @@ async function inspectPipeline(path: string): Promise<Omit<Inspection, "path">> 
 async function modelFacts(path: string, name: string): Promise<ModelFacts> {
   const { className, config, weights } = await readModelFolder(path);
   const tensors = tensorFacts(weights);
-  return { name, className, ...totals(tensors), config, tensors };
+  const problem = problemOf(config, weights);
+  return {
+    name,
+    className,
+    ...totals(tensors),
+    groups: groupsOf(tensors),
+    ...(problem ? { problem } : {}),
+    config,
+    tensors,
+  };
+}
+
+/** Why the weights do not make the network of the configuration, if they do not. */
+function problemOf(config: JsonObject, weights: ModelWeights): string | undefined {
+  try {
+    const network = networks[networkName(config)](config as never) as Weighted;
+    matchWeights(network, externalWeights(weights).weights, { what: weights.source });
+    return undefined;
+  } catch (error) {
+    if (error instanceof UserError) return error.message;
+    throw error;
+  }
+}
+
+function groupsOf(tensors: readonly TensorFacts[]): ModelFacts["groups"] {
+  const groups = new Map<string, number>();
+  for (const { name, shape } of tensors) {
+    const [first, second = ""] = name.split(".");
+    // A part that holds everything says nothing: its own parts do.
+    const group = first === "text_model" ? `${first}.${second}` : first!;
+    groups.set(group, (groups.get(group) ?? 0) + sizeOf(shape));
+  }
+  return [...groups].map(([name, parameters]) => ({ name, parameters }));
 }
 
 function tensorFacts({ tensors }: ModelWeights): TensorFacts[] {
@@ -178,7 +283,11 @@ function totals(tensors: readonly TensorFacts[]): Pick<ModelFacts, "parameters" 
 }
 
 async function scheduleFacts(folder: string): Promise<ScheduleFacts> {
-  const { className, options } = samplerFromConfig(await readSchedulerConfig(folder));
+  return scheduleOf(await readSchedulerConfig(folder));
+}
+
+function scheduleOf(config: JsonObject): ScheduleFacts {
+  const { className, options } = samplerFromConfig(config);
   const schedule = betaSchedule(options);
   if (!schedule) return { className, options, levels: undefined };
   const T = schedule.steps;
