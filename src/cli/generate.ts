@@ -2,7 +2,7 @@ import { mkdir, stat } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import { type Command, Option } from "commander";
 import { UserError } from "../core/errors.ts";
-import { encodeImage, imageGrid, terminalImage, writeFileAtomically } from "../io/index.ts";
+import { encodeImage, type HubProgress, imageGrid, terminalImage, writeFileAtomically } from "../io/index.ts";
 import {
   type PictureRecord,
   pictureNotes,
@@ -34,6 +34,7 @@ interface GenerateFlags extends ComputeFlags {
   readonly controlNet?: string;
   readonly tokenizer?: string;
   readonly lowMemory?: boolean;
+  readonly revision?: string;
 }
 
 /** Texts hold commas: each has a flag that may be given several times, and not a list. */
@@ -53,7 +54,7 @@ export function generateCommand(program: Command, io: Console): void {
     .argument("[prompt...]", "what to draw; several prompts are drawn one after the other")
     .option(
       "--model <path>",
-      "the model's folder, or a single safetensors file (default: that of the picture of --like)",
+      "the model's folder, a safetensors file, or org/name of the hub (default: that of the picture of --like)",
     )
     .option("--like <picture>", "take what is not said from the request in a picture's file");
   for (const [flags, description] of Object.values(TEXTS)) {
@@ -69,6 +70,7 @@ export function generateCommand(program: Command, io: Console): void {
     .option("--control-net <folder>", "let a ControlNetModel steer, by --control-image")
     .option("--variant <name>", "take the weights of this variant, for example fp16")
     .option("--tokenizer <folder>", "the tokenizer's folder, for a model in a single file")
+    .option("--revision <name>", "branch, tag or commit of a model of the hub (default: main)")
     .option("--low-memory", "free each network before the next one is loaded")
     .option("--json", "print a line of JSON for each step and picture");
   addComputeOptions(command);
@@ -102,15 +104,22 @@ async function generate(
       field: "model",
     });
   }
-  const pipe = await stableDiffusionPipeline(model, {
+  const progress = io.progress();
+  const onProgress = ({ file, totalReceived, totalSize }: HubProgress) =>
+    progress.update(`${bar(totalReceived / totalSize)} downloading ${file}`);
+  const opening = stableDiffusionPipeline(model, {
     ...computeOptions(flags),
+    hub: { revision: flags.revision, onProgress, onWarning: io.remark, signal },
     vae: flags.vae,
     controlNet: flags.controlNet,
     tokenizer: flags.tokenizer,
     variant: flags.variant,
     lowMemory: flags.lowMemory ?? false,
   });
-  const progress = io.progress();
+  const pipe = await opening.catch((error) => {
+    progress.clear();
+    throw error;
+  });
   const started = performance.now();
   const images: TextToImagePicture[] = [];
   const files: string[] = [];

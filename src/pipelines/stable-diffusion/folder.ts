@@ -1,5 +1,5 @@
 import type { SchedulerConfig } from "../../diffusion/index.ts";
-import type { JsonObject, TextTokenizer } from "../../io/index.ts";
+import type { HubOptions, JsonObject, TextTokenizer } from "../../io/index.ts";
 import type { AutoencoderKL, AutoencoderTiny, ClipText, ControlNet, UNet2DCondition } from "../../models/index.ts";
 import type { Part, PartWeights } from "../part-sessions.ts";
 
@@ -64,6 +64,8 @@ export interface StableDiffusionFolder {
 }
 
 export interface OpenModelOptions {
+  /** How models of the hub are found: revision, cache, token, progress of downloads. */
+  readonly hub?: Omit<HubOptions, "variant">;
   /** Takes `NAME.VARIANT.safetensors`, for example "fp16". */
   readonly variant?: string;
   /** A folder of another AutoencoderKL, or of an AutoencoderTiny. */

@@ -1,6 +1,6 @@
 import { stat } from "node:fs/promises";
 import { UserError } from "../../core/errors.ts";
-import { isPipelineFolder } from "../../io/index.ts";
+import { isPipelineFolder, modelFolder } from "../../io/index.ts";
 import {
   autoencoderKL,
   autoencoderTiny,
@@ -20,15 +20,15 @@ import { storedFolder } from "./stored-folder.ts";
  * Opens a folder in diffusers' layout, or a single-file checkpoint, of a text-conditional U-Net, an autoencoder and CLIP
  * text encoders.
  *
+ * @param model a folder, a safetensors file, or `org/name` of the Hugging Face hub
  * @throws UserError that says what is there when it is something else, and what is missing
  */
 export async function openStableDiffusion(
-  path: string,
+  model: string,
   options: OpenModelOptions = {},
 ): Promise<StableDiffusionFolder> {
-  const kind = await stat(path).catch(() => undefined);
-  if (!kind) throw new UserError(`There is no folder or file ${path}.`, { field: "model" });
-  if (kind.isFile()) return assembled(await storedFile(path, options));
+  const path = await modelFolder(model, { ...options.hub, variant: options.variant });
+  if ((await stat(path)).isFile()) return assembled(await storedFile(path, options));
   if (!isPipelineFolder(path)) {
     throw new UserError(`${path} is no pipeline in diffusers' layout (it has no model_index.json).`, {
       hint: "A folder with model_index.json, unet/, vae/, text_encoder/, tokenizer/ and scheduler/ is needed.",
