@@ -3,7 +3,7 @@ import { float32 } from "../core/host-tensor.ts";
 import { seeded } from "../core/random.ts";
 import { samplerFromConfig } from "./config/index.ts";
 import type { Network } from "./denoiser.ts";
-import { firstStep, inpainted, noisedStart, slerp } from "./editing.ts";
+import { firstStep, inpainted, inpaintedCalls, noisedStart, slerp } from "./editing.ts";
 import { levelOfAlphaBar } from "./prediction.ts";
 import { finished } from "./samplers/sampler.ts";
 import { scaledLinearSchedule } from "./schedule.ts";
@@ -65,6 +65,52 @@ test("inpainting keeps the masked part of the original and paints the rest", asy
   );
   result.data.forEach((value, i) => {
     expect(value).toBeCloseTo(i % 2 === 0 ? 9 : original.data[i]!, 4);
+  });
+});
+
+test("inpainting inside the steps of Heun's method lets every call see the kept part at its level", async () => {
+  const [original, noise, start] = [random.normal(shape), random.normal(shape), random.normal(shape)];
+  const mask = float32(
+    shape,
+    Float32Array.from({ length: 96 }, (_, i) => (i % 3 === 0 ? 1 : 0)),
+  );
+  const plan = samplerFromConfig({ _class_name: "HeunDiscreteScheduler" }).plan({ steps: 4 });
+  const network: Network = async (x) =>
+    float32(
+      x.shape,
+      x.data.map((value, i) => Math.tanh(value + 0.1 * x.data[(i + 1) % 96]!)),
+    );
+  const options = { original, mask, noise };
+  const run = plan.run(inpaintedCalls(plan.denoiser(network), options), start);
+  const result = await finished(inpainted(run, options), start);
+
+  // The loop of diffusers' pipeline, which puts the kept part back after every call, written out.
+  const sigmas = [0, 1, 2, 3].map((i) => plan.levelBefore(i).sigma).concat(0);
+  const slope = async (x: Float32Array, sigma: number) => {
+    const input = float32(
+      shape,
+      x.map((value) => value / Math.hypot(sigma, 1)),
+    );
+    return (await network(input, 0, undefined as never)).data;
+  };
+  const kept = (x: Float32Array, sigma: number) =>
+    x.map((value, i) => (mask.data[i] === 1 ? value : original.data[i]! + sigma * noise.data[i]!));
+  let x = start.data;
+  for (let i = 0; i < 4; i++) {
+    const [sigma, next] = [sigmas[i]!, sigmas[i + 1]!];
+    const first = await slope(x, sigma);
+    const trial = kept(
+      x.map((value, k) => value + (next - sigma) * first[k]!),
+      next,
+    );
+    const second = next === 0 ? first : await slope(trial, next);
+    x = kept(
+      x.map((value, k) => value + ((next - sigma) * (first[k]! + second[k]!)) / 2),
+      next,
+    );
+  }
+  result.data.forEach((value, i) => {
+    expect(value).toBeCloseTo(x[i]!, 3);
   });
 });
 

@@ -1,5 +1,6 @@
 import { invariant, UserError } from "../core/errors.ts";
 import type { SamplingPlan } from "./config/plan.ts";
+import type { Denoiser } from "./denoiser.ts";
 import type { Level } from "./prediction.ts";
 import type { Samples } from "./process.ts";
 import type { SamplerRun, SamplerState } from "./samplers/sampler.ts";
@@ -55,17 +56,38 @@ export async function* inpainted(
   run: SamplerRun,
   { original, mask, noise, levelAfter = ({ level }) => level }: InpaintOptions,
 ): SamplerRun {
-  const weight = expandedMask(mask, original);
+  const keep = keptPart({ original, mask, noise });
   for await (const state of run) {
     // At the end the kept part is the original itself, also where the last level has some noise left.
-    const { alpha, sigma } = state.step === state.steps ? { alpha: 1, sigma: 0 } : levelAfter(state);
-    const x = state.x.data;
+    keep(state.x.data, state.step === state.steps ? { alpha: 1, sigma: 0 } : levelAfter(state));
+    yield state;
+  }
+}
+
+/**
+ * The same inside of steps, for samplers that call more than once in a step (Heun, PNDM's first): each call but the first,
+ * which sees what `inpainted` left, sees the kept part at its own level.
+ */
+export function inpaintedCalls(denoise: Denoiser, options: InpaintOptions): Denoiser {
+  const keep = keptPart(options);
+  let last = -1;
+  return (x, level, call) => {
+    // What is tried inside a step is the sampler's own array, not its state.
+    if (call.step === last) keep(x.data, level);
+    last = call.step;
+    return denoise(x, level, call);
+  };
+}
+
+/** Replaces the kept part of x, in place, with the original at a noise level. */
+function keptPart({ original, mask, noise }: InpaintOptions) {
+  const weight = expandedMask(mask, original);
+  return (x: Float32Array, { alpha, sigma }: Pick<Level, "alpha" | "sigma">): void => {
     for (let i = 0; i < x.length; i++) {
       const kept = alpha * original.data[i]! + sigma * noise.data[i]!;
       x[i] = weight[i]! * x[i]! + (1 - weight[i]!) * kept;
     }
-    yield state;
-  }
+  };
 }
 
 /**

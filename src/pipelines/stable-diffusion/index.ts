@@ -2,7 +2,7 @@ import { UserError } from "../../core/errors.ts";
 import { float32 } from "../../core/host-tensor.ts";
 import { type Random, seeded } from "../../core/random.ts";
 import { validated } from "../../core/validated.ts";
-import { type GuidanceOptions, inpainted, noiseFrom, type Samples } from "../../diffusion/index.ts";
+import { type GuidanceOptions, inpainted, inpaintedCalls, noiseFrom, type Samples } from "../../diffusion/index.ts";
 import { type HostImage, imagesFromTensor } from "../../io/index.ts";
 import type { Device } from "../../runtime/index.ts";
 import { chooseSampler } from "../choose-sampler.ts";
@@ -217,8 +217,11 @@ export async function stableDiffusionPipeline(
           }),
         onCall: () => calls++,
       });
-      const sampled = plan.sample(network, begin.x, { noise, first: begin.first });
-      const run = begin.inpaint ? inpainted(sampled, begin.inpaint) : sampled;
+      const denoise = plan.denoiser(network);
+      const from = { noise, first: begin.first };
+      const run = begin.inpaint
+        ? inpainted(plan.run(inpaintedCalls(denoise, begin.inpaint), begin.x, from), begin.inpaint)
+        : plan.run(denoise, begin.x, from);
       const ofBatch = plan.steps - begin.first;
       const start = firstPictures({ ...begin.x, data: begin.x.data.slice() }, wanted);
       let step = 0;
