@@ -6,7 +6,7 @@ import type { Network } from "./denoiser.ts";
 import { firstStep, inpainted, inpaintedCalls, noisedStart, slerp } from "./editing.ts";
 import { levelOfAlphaBar } from "./prediction.ts";
 import { finished } from "./samplers/sampler.ts";
-import { scaledLinearSchedule } from "./schedule.ts";
+import { namedSchedule, scaledLinearSchedule } from "./schedule.ts";
 
 const random = seeded(8);
 const shape = [2, 3, 4, 4];
@@ -111,6 +111,45 @@ test("inpainting inside the steps of Heun's method lets every call see the kept 
   }
   result.data.forEach((value, i) => {
     expect(value).toBeCloseTo(x[i]!, 3);
+  });
+});
+
+test.each([1, 2, 5, 7])("a late start of PNDM at step %i of 8 is that of diffusers' pipelines", async (first) => {
+  const plan = samplerFromConfig({ _class_name: "PNDMScheduler", skip_prk_steps: true, steps_offset: 1 }).plan({
+    steps: 8,
+  });
+  const f = (x: Float32Array, t: number) => x.map((value) => Math.tanh(0.7 * value) * (0.2 + t / 1250));
+  const network: Network = async (x, t) => float32(x.shape, f(x.data, t));
+  const x0 = random.normal([1, 20]);
+  const noise = random.normal([1, 20]);
+  const start = plan.addNoise(x0, noise, plan.timesteps[first]!);
+  const result = await finished(plan.run(plan.denoiser(network), start, { first, restart: true }), start);
+
+  // PNDMScheduler.step_plms over the timesteps from `first` on, written out.
+  const alphas = namedSchedule("linear", { steps: 1000, start: 0.0001, end: 0.02 }).alphasCumprod;
+  const alphaAt = (t: number) => alphas[Math.max(t, 0)]!;
+  let x = start.data;
+  let before = x;
+  const outputs: Float32Array[] = [];
+  plan.timesteps.slice(first).forEach((told, counter) => {
+    const output = f(x, told);
+    let [t, to] = [told, told - 125];
+    if (counter === 1) [t, to] = [told + 125, told];
+    else outputs.push(output);
+    if (counter === 0) before = x;
+    const weights = [[1], [3 / 2, -1 / 2], [23 / 12, -16 / 12, 5 / 12], [55 / 24, -59 / 24, 37 / 24, -9 / 24]];
+    const recent = outputs.slice(-4).reverse();
+    const mixed =
+      counter === 1
+        ? output.map((value, i) => (value + outputs[0]![i]!) / 2)
+        : output.map((_, i) => recent.reduce((sum, one, k) => sum + weights[recent.length - 1]![k]! * one[i]!, 0));
+    const from = counter === 1 ? before : x;
+    const [a, b] = [alphaAt(t), alphaAt(to)];
+    const denominator = a * Math.sqrt(1 - b) + Math.sqrt(a * (1 - a) * b);
+    x = from.map((value, i) => Math.sqrt(b / a) * value - ((b - a) * mixed[i]!) / denominator);
+  });
+  result.data.forEach((value, i) => {
+    expect(value).toBeCloseTo(x[i]!, 4);
   });
 });
 

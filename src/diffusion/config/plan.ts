@@ -33,6 +33,11 @@ export interface RunOptions {
   readonly noise?: NoiseSource;
   /** The step to begin with, from 0; see `firstStep`. */
   readonly first?: number;
+  /**
+   * PNDM: a late start as diffusers' pipelines make it. They count the twofold call of the first step as a timestep, so x
+   * is to be at `timesteps[first]`, one step earlier than the others, and the first step has two calls again.
+   */
+  readonly restart?: boolean;
 }
 
 /** A sampler with its levels laid out: everything about a run but the network and the numbers. */

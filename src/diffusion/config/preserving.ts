@@ -147,7 +147,13 @@ export function planPndm(config: ReadConfig, request: PlanRequest): PlanParts {
     ...common(calls, [...start.map(({ from, targets }) => ({ from, to: targets[3] })), ...multistep], level),
     stochastic: false,
     denoiser: (network) => denoiser(network, { prediction }),
-    run: (denoise, x, options) => pndm(denoise, x, multistep, { first: options?.first, start, again }),
+    run(denoise, x, { first = 0, restart = false } = {}) {
+      if (!restart || first === 0 || !skip) return pndm(denoise, x, multistep, { first, start, again });
+      const [t, next] = [calls[first]!, calls[first + 1]!];
+      const late = multistep.map((step, i) => (i === first ? stepFrom(t) : step));
+      const second = { from: level(next + stride), to: level(next) };
+      return pndm(denoise, x, late, { first, again: second, restart });
+    },
   };
 }
 

@@ -20,6 +20,8 @@ export interface PndmOptions {
   /** The second transfer of that improved Euler step; the network is called at the timestep of its end. */
   readonly again?: Step;
   readonly first?: number;
+  /** The improved Euler step is also that of a late start. */
+  readonly restart?: boolean;
 }
 
 /**
@@ -34,7 +36,7 @@ export async function* pndm(
   denoise: Denoiser,
   x: Samples,
   multistep: readonly Step[],
-  { start = [], again = multistep[0], first = 0 }: PndmOptions = {},
+  { start = [], again = multistep[0], first = 0, restart = false }: PndmOptions = {},
 ): SamplerRun {
   const steps = start.length + multistep.length;
   let history: Float32Array[] = []; // outputs, newest first
@@ -67,7 +69,7 @@ export async function* pndm(
     history = [prediction.output, ...history].slice(0, 4);
     const step = (output: Float32Array, along: Step) =>
       transferred(x, prediction.read(output, x, along.from).noise, along.from, along.to);
-    if (history.length > 1 || i > 0 || steps === 1) {
+    if (history.length > 1 || (i > 0 && !restart) || steps === 1) {
       x = step(combine(adamsBashforth(history.length), history), { from, to });
     } else {
       // The output of the second call does not enter the history: the next step calls at that level again.

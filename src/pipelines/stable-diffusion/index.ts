@@ -218,7 +218,7 @@ export async function stableDiffusionPipeline(
         onCall: () => calls++,
       });
       const denoise = plan.denoiser(network);
-      const from = { noise, first: begin.first };
+      const from = { noise, first: begin.first, restart: true };
       const run = begin.inpaint
         ? inpainted(plan.run(inpaintedCalls(denoise, begin.inpaint), begin.x, from), begin.inpaint)
         : plan.run(denoise, begin.x, from);

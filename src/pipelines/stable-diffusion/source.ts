@@ -152,7 +152,7 @@ export function startOfBatch(
   const drawn = noise(shape);
   const start = fromNoise
     ? { x: scaled(drawn, plan.initNoiseSigma), first: 0 }
-    : noisedStart(plan, latent!, drawn, source.strength);
+    : lateStart(plan, latent!, drawn, source.strength);
   if (!source.mask || !kept) return { ...start, inpaint: undefined, seen: undefined };
   const keptLatent = latentOf(kept);
   const mask = latentMask(source.mask, folder.factor);
@@ -169,6 +169,13 @@ export function startOfBatch(
     levelAfter: ({ step, level }) => (step < steps ? plan.levelBefore(step) : level),
   };
   return { ...start, inpaint, seen: undefined };
+}
+
+/** A noised latent and the step to begin with; with PNDM one timestep earlier, see `RunOptions.restart`. */
+function lateStart(plan: SamplingPlan, latent: Samples, noise: Samples, strength: number) {
+  const start = noisedStart(plan, latent, noise, strength);
+  if (plan.className !== "PNDMScheduler" || start.first === 0) return start;
+  return { ...start, x: plan.addNoise(latent, noise, plan.timesteps[start.first]!) };
 }
 
 /** The size a model was trained with, [height, width] in pixels. */
