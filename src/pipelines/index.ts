@@ -1,4 +1,5 @@
 import { UserError } from "../core/errors.ts";
+import { ditPipeline, isDitFolder } from "./dit.ts";
 import type { ComputeOptions } from "./part-sessions.ts";
 import {
   type StableDiffusionOptions,
@@ -70,6 +71,7 @@ export type Task = keyof Tasks;
 const OPEN: { readonly [T in Task]: (path: string, options: Tasks[T]["options"]) => Promise<Tasks[T]["pipeline"]> } = {
   "unconditional-image-generation": unconditionalPipeline,
   "class-to-image": async (path, options) => {
+    if (await isDitFolder(path)) return ditPipeline(path, options);
     const opened = await unconditionalPipeline(path, options);
     if (opened.folder.classes) return opened;
     throw new UserError(`${path} has no classes.`, {

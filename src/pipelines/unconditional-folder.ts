@@ -130,7 +130,7 @@ function patchOf(index: JsonObject, className: string, folder: string): number {
 }
 
 /** `classes`: a list of names; or `id2label`, as diffusers' pipeline of DiT has it. */
-function classNames(index: JsonObject): readonly string[] | undefined {
+export function classNames(index: JsonObject): readonly string[] | undefined {
   const { classes, id2label } = index;
   if (Array.isArray(classes)) return classes.map(String);
   if (typeof id2label !== "object" || id2label === null) return undefined;

@@ -23,7 +23,7 @@ export interface LatentSpace {
 }
 
 /** Opens a model's autoencoder. */
-export function latentSpace(folder: StableDiffusionFolder, compute: ComputeOptions): LatentSpace {
+export function latentSpace(folder: Pick<StableDiffusionFolder, "vae">, compute: ComputeOptions): LatentSpace {
   const { network } = folder.vae;
   const sessions = partSessions(folder.vae, compute);
   const scaling = scalingOf(network.config);

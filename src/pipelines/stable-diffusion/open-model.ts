@@ -78,7 +78,8 @@ function assembled(stored: StoredModel): StableDiffusionFolder {
   };
 }
 
-function vaeOf({ className, config, weights }: StoredPart) {
+/** Builds an autoencoder, and says how many pixels a latent pixel is and how many channels it has. */
+export function vaeOf({ className, config, weights }: StoredPart) {
   if (className === "AutoencoderTiny") {
     const network = autoencoderTiny(config);
     // Every level but the last doubles the size.

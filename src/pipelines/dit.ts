@@ -1,0 +1,181 @@
+import { join } from "node:path";
+import { UserError } from "../core/errors.ts";
+import { float32, int64 } from "../core/host-tensor.ts";
+import { seeded } from "../core/random.ts";
+import { validated } from "../core/validated.ts";
+import { guide, guides, type Network, noiseFrom, type Samples } from "../diffusion/index.ts";
+import {
+  imagesFromTensor,
+  isPipelineFolder,
+  readJsonObject,
+  readModelFolder,
+  readPipelineFolder,
+  readSchedulerConfig,
+} from "../io/index.ts";
+import { dit, networkName } from "../models/index.ts";
+import { chooseSampler } from "./choose-sampler.ts";
+import { type ComputeOptions, partSessions } from "./part-sessions.ts";
+import { latentSpace } from "./stable-diffusion/latents.ts";
+import { vaeOf } from "./stable-diffusion/open-model.ts";
+import { latentPreview } from "./stable-diffusion/preview.ts";
+import type { GeneratedImage, GenerateOptions, GenerationState, UnconditionalPipeline } from "./unconditional.ts";
+import { scaled } from "./unconditional-editing.ts";
+import { classNames, type UnconditionalFolder } from "./unconditional-folder.ts";
+import { labelsFor, type UnconditionalRequestInput, unconditionalRequest } from "./unconditional-request.ts";
+
+/** Steps of a run that says nothing of them. */
+const DEFAULT_STEPS = 50;
+
+/** Fields of a request that need pixels. */
+const PIXELS_ONLY = ["image", "mask", "strength", "invert", "imageClass", "between", "size", "clippedNoise"] as const;
+
+/** Whether a folder is that of a diffusion transformer over latents. */
+export async function isDitFolder(path: string): Promise<boolean> {
+  if (!isPipelineFolder(path)) return false;
+  const { components } = await readPipelineFolder(path);
+  const { className } = components.get("transformer") ?? {};
+  return className === "DiTTransformer2DModel" || className === "Transformer2DModel";
+}
+
+/**
+ * Opens a class-conditional diffusion transformer over latents (Peebles & Xie 2023), a `DiTPipeline` folder.
+ *
+ * Each picture has a random source of its own, seeded with its seed.
+ * @throws UserError for other folders
+ */
+export async function ditPipeline(path: string, options: ComputeOptions = {}): Promise<UnconditionalPipeline> {
+  const { components } = await readPipelineFolder(path, { needs: ["transformer", "vae", "scheduler"] });
+  const at = (name: string) => components.get(name)!.path;
+  const { config: given, weights } = await readModelFolder(at("transformer"));
+  if (networkName(given) !== "DiTTransformer2DModel") {
+    throw new UserError(`${at("transformer")} is no DiTTransformer2DModel.`, { field: "model" });
+  }
+  const network = dit(given);
+  const { in_channels: channels, num_embeds_ada_norm: none, sample_size: side } = network.config;
+  const vae = vaeOf(await readModelFolder(at("vae")));
+  if (vae.channels !== channels) {
+    throw new UserError(`The autoencoder has ${vae.channels} latent channels, the transformer ${channels}.`, {
+      field: "model",
+    });
+  }
+  const names = classNames(await readJsonObject(join(path, "model_index.json")));
+  const folder: UnconditionalFolder = {
+    ...{ path, network: at("transformer"), config: given, weights },
+    scheduler: await readSchedulerConfig(at("scheduler")),
+    patch: 1,
+    classes: { names: names ?? Array.from({ length: none }, (_, i) => String(i)), none },
+    warnings: [],
+  };
+  const sessions = partSessions({ name: "transformer", network, weights }, options);
+  const latents = latentSpace({ vae: vae.part }, options);
+
+  async function* stream(
+    input: UnconditionalRequestInput = {},
+    { signal, noise }: GenerateOptions = {},
+  ): AsyncGenerator<GenerationState, void, void> {
+    const request = validated(unconditionalRequest, input);
+    for (const field of PIXELS_ONLY) {
+      if (request[field] === undefined) continue;
+      throw new UserError(`\`${field}\` was given; this model has no use for it.`, { hint: "Leave it out.", field });
+    }
+    const seeds = request.seeds ?? Array.from({ length: request.count }, (_, i) => request.seed + i);
+    const labels = labelsFor(request, folder.classes, seeds.length)!;
+    const steps = request.steps ?? DEFAULT_STEPS;
+    const plan = chooseSampler(folder.scheduler, request.sampler, request.spread).plan({ steps, eta: request.eta });
+    const batches = Math.ceil(seeds.length / request.batch);
+    const batch = Math.ceil(seeds.length / batches);
+    if (noise && batches > 1) {
+      throw new UserError("One noise source can draw one batch only.", {
+        hint: "Raise `batch` to `count`.",
+        field: "batch",
+      });
+    }
+    for (let b = 0; b < batches; b++) {
+      const first = b * batch;
+      const indices = Array.from({ length: batch }, (_, i) => Math.min(first + i, seeds.length - 1));
+      const wanted = Math.min(batch, seeds.length - first);
+      const draw = noise ?? noiseFrom(indices.map((i) => seeded(seeds[i]!)));
+      const own = indices.map((i) => labels[i]!);
+      const call = async (x: Samples, timestep: number, classes: readonly number[]) => {
+        const n = x.shape[0]!;
+        const job = {
+          name: "denoise",
+          feeds: {
+            x,
+            timestep: float32([n], new Float32Array(n).fill(timestep)),
+            labels: int64([n], classes),
+          },
+          graph: (inputs: Parameters<Parameters<typeof sessions.run>[0]["graph"]>[0]) => ({
+            output: network(inputs.x!, inputs.timestep!, inputs.labels!),
+          }),
+        };
+        // The learned variance is not used: diffusers' pipeline leaves it out, whatever the sampler.
+        return firstChannels((await sessions.run(job, { signal })).output as Samples, channels);
+      };
+      const guided: Network = async (x, timestep, at) => {
+        if (!guides({ scale: request.guidance }, at.level)) return call(x, timestep, own);
+        const said = await call(stackedTwice(x), timestep, [...own, ...own.map(() => none)]);
+        return guide(rows(said, 0, batch), rows(said, batch, 2 * batch), { scale: request.guidance });
+      };
+      const start = scaled(draw([batch, channels, side, side]), plan.initNoiseSigma);
+      signal?.throwIfAborted();
+      for await (const { step, timestep, x, x0, level } of plan.sample(guided, start, { noise: draw })) {
+        signal?.throwIfAborted();
+        const [seen, estimate] = [rows(x, 0, wanted), rows(x0, 0, wanted)];
+        const finished = step === plan.steps ? imagesFromTensor(await latents.decode(seen, { signal })) : undefined;
+        yield {
+          ...{ done: b * plan.steps + step, total: batches * plan.steps, step, steps: plan.steps, first, timestep },
+          ...{ seeds: indices.slice(0, wanted).map((i) => seeds[i]!), x: seen, x0: estimate },
+          preview: () => latentPreview(estimate, { sizeConditions: false }),
+          noisy: () => latentPreview(scaled(seen, 1 / Math.hypot(level.alpha, level.sigma)), { sizeConditions: false }),
+          ...(finished
+            ? {
+                images: finished.map((image, i): GeneratedImage => {
+                  const at = indices[i]!;
+                  return { ...image, seed: seeds[at]!, class: folder.classes!.names[labels[at]!]! };
+                }),
+              }
+            : {}),
+        };
+      }
+    }
+  }
+
+  return {
+    folder,
+    device: sessions.device,
+    stream,
+    async generate(request, generateOptions) {
+      const images: GeneratedImage[] = [];
+      for await (const state of stream(request, generateOptions)) images.push(...(state.images ?? []));
+      return images;
+    },
+    async close() {
+      await Promise.all([sessions.close(), latents.close()]);
+    },
+  };
+}
+
+function stackedTwice(x: Samples): Samples {
+  const data = new Float32Array(2 * x.data.length);
+  data.set(x.data);
+  data.set(x.data, x.data.length);
+  return float32([2 * x.shape[0]!, ...x.shape.slice(1)], data);
+}
+
+function rows(x: Samples, from: number, to: number): Samples {
+  const size = x.data.length / x.shape[0]!;
+  return float32([to - from, ...x.shape.slice(1)], x.data.subarray(from * size, to * size));
+}
+
+/** The first channels of each picture: [n, c, h, w] → [n, count, h, w]. */
+function firstChannels(x: Samples, count: number): Samples {
+  const [n = 1, channels = 1, h = 1, w = 1] = x.shape;
+  if (channels === count) return x;
+  const data = new Float32Array(n * count * h * w);
+  for (let i = 0; i < n; i++) {
+    const from = i * channels * h * w;
+    data.set(x.data.subarray(from, from + count * h * w), i * count * h * w);
+  }
+  return float32([n, count, h, w], data);
+}
