@@ -141,6 +141,21 @@ describe("Stable Diffusion", () => {
     expect(farthest(second!.float.data, whole)).toBe(0);
   });
 
+  test("lets the autoencoder work on tiles", async () => {
+    const request = { ...quick, width: 64, height: 48 };
+    const [whole] = await pipe.generate(request);
+    // One tile that holds everything is no tiling.
+    expect((await pipe.generate({ ...request, vaeTile: 64 }))[0]!.data).toEqual(whole!.data);
+    const [tiled] = await pipe.generate({ ...request, vaeTile: 48 });
+    const mean = tiled!.float.data.reduce((sum, value, i) => sum + Math.abs(value - whole!.float.data[i]!), 0) / 9216;
+    // Tiles do not see each other: near their borders pictures differ.
+    expect([mean > 0, mean < 0.1]).toEqual([true, true]);
+    const image = picture(64, 3);
+    const from = await pipe.generate({ ...quick, image, vaeTile: 48, strength: 0.6 });
+    expect(from[0]).toMatchObject({ width: 64, height: 64 });
+    await expect(pipe.generate({ ...request, vaeTile: 33 })).rejects.toThrow(/must be multiples of 2/);
+  });
+
   test("draws pictures again in a larger size", async () => {
     const request = { ...quick, prompt: [quick.prompt, "a castle"], steps: 4, enlarge: 1.5 };
     const states = [];

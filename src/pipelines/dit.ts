@@ -67,7 +67,7 @@ export async function ditPipeline(path: string, options: ComputeOptions = {}): P
     warnings: [],
   };
   const sessions = partSessions({ name: "transformer", network, weights }, options);
-  const latents = latentSpace({ vae: vae.part }, options);
+  const latents = latentSpace({ vae: vae.part, factor: vae.factor }, options);
 
   async function* stream(
     input: UnconditionalRequestInput = {},

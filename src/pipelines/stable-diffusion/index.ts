@@ -14,7 +14,7 @@ import { controlOf } from "./control.ts";
 import { guidedUnet } from "./denoise.ts";
 import { enlarged } from "./enlarge.ts";
 import type { OpenModelOptions, StableDiffusionFolder } from "./folder.ts";
-import { latentSpace } from "./latents.ts";
+import { type AutoencoderOptions, latentSpace } from "./latents.ts";
 import { openStableDiffusion } from "./open-model.ts";
 import { latentPreview } from "./preview.ts";
 import {
@@ -181,7 +181,7 @@ export async function stableDiffusionPipeline(
     }
     const steering = await readControl(request, size);
     const changes = await adapters(request.loras);
-    const encoded = source && (await encodeSource(source, vae, { signal }));
+    const encoded = source && (await encodeSource(source, vae, { signal, tile: request.vaeTile }));
     if (encoded) await free(vae);
     const guidance: GuidanceOptions = {
       scale: request.guidance,
@@ -230,7 +230,10 @@ export async function stableDiffusionPipeline(
         signal?.throwIfAborted();
         step++;
         const x0 = firstPictures(state.x0, wanted);
-        const finished = step === ofBatch ? await finish(firstPictures(state.x, wanted), batch, signal) : {};
+        const finished =
+          step === ofBatch
+            ? await finish(firstPictures(state.x, wanted), batch, { signal, tile: request.vaeTile })
+            : {};
         yield {
           done: b * ofBatch + step,
           total: batches.length * ofBatch,
@@ -243,12 +246,12 @@ export async function stableDiffusionPipeline(
     }
   }
 
-  async function finish(latents: Samples, batch: readonly PictureWords[], signal: AbortSignal | undefined) {
+  async function finish(latents: Samples, batch: readonly PictureWords[], decoding: AutoencoderOptions) {
     await free(unet);
     if (control) await free(control);
-    const decoded = await vae.decode(latents, { signal });
+    const decoded = await vae.decode(latents, decoding);
     await free(vae);
-    signal?.throwIfAborted();
+    decoding.signal?.throwIfAborted();
     const size = decoded.data.length / decoded.shape[0]!;
     const images = imagesFromTensor(decoded).map((image, i): TextToImagePicture => {
       const own = decoded.data.subarray(i * size, (i + 1) * size);

@@ -1,7 +1,7 @@
 import { float32 } from "../../core/host-tensor.ts";
 import type { Samples } from "../../diffusion/index.ts";
-import type { Tensor } from "../../graph/index.ts";
-import { diagonalGaussian } from "../../models/index.ts";
+import { concat, type Tensor } from "../../graph/index.ts";
+import { diagonalGaussian, inTiles } from "../../models/index.ts";
 import { type ComputeOptions, partSessions } from "../part-sessions.ts";
 import type { StableDiffusionFolder } from "./folder.ts";
 
@@ -12,38 +12,58 @@ export interface Posterior {
   readonly deviation: Samples | undefined;
 }
 
+export interface AutoencoderOptions {
+  readonly signal?: AbortSignal;
+  /** Works on overlapping tiles of this many pixels, so that memory does not grow with the picture. */
+  readonly tile?: number;
+}
+
 /** The autoencoder of a model, between pictures in −1 … 1 and the latents that the U-Net sees. */
 export interface LatentSpace {
-  encode(picture: Samples, options?: { readonly signal?: AbortSignal }): Promise<Posterior>;
+  encode(picture: Samples, options?: AutoencoderOptions): Promise<Posterior>;
   /** A latent drawn with noise [n, …]; the noise is undefined where there is no deviation. */
   draw(posterior: Posterior, noise: Samples | undefined): Samples;
   /** [n, channels, h, w] → [n, 3, H, W] in −1 … 1 and a little beyond. */
-  decode(latents: Samples, options?: { readonly signal?: AbortSignal }): Promise<Samples>;
+  decode(latents: Samples, options?: AutoencoderOptions): Promise<Samples>;
   close(): Promise<void>;
 }
 
 /** Opens a model's autoencoder. */
-export function latentSpace(folder: Pick<StableDiffusionFolder, "vae">, compute: ComputeOptions): LatentSpace {
+export function latentSpace(
+  folder: Pick<StableDiffusionFolder, "vae" | "factor">,
+  compute: ComputeOptions,
+): LatentSpace {
   const { network } = folder.vae;
+  const { factor } = folder;
   const sessions = partSessions(folder.vae, compute);
   const scaling = scalingOf(network.config);
 
   return {
-    async encode(picture, options) {
-      const job = {
-        name: "encode",
-        feeds: { picture },
-        graph: ({ picture }: Readonly<Record<string, Tensor>>): Record<string, Tensor> => {
-          const encoded = network.encode(picture!);
-          if ("quant_conv" in network.parts) {
+    async encode(picture, { signal, tile } = {}) {
+      const encodeTile = async (part: Samples): Promise<Samples> => {
+        const job = {
+          name: "encode",
+          feeds: { part },
+          graph: (inputs: Readonly<Record<string, Tensor>>): Record<string, Tensor> => {
+            const encoded = network.encode(inputs.part!);
+            if (!("quant_conv" in network.parts)) return { encoded };
             const { mean, deviation } = diagonalGaussian(encoded);
-            return { mean, deviation };
-          }
-          return { mean: encoded };
-        },
+            return { encoded: concat([mean, deviation], 1) };
+          },
+        };
+        return (await sessions.run(job, { signal })).encoded as Samples;
       };
-      const { mean, deviation } = await sessions.run(job, options);
-      return { mean: mean as Samples, deviation: deviation as Samples | undefined };
+      const tiles = tile && { tile, overlap: overlapOf(tile, factor), multiple: factor };
+      const encoded = tiles ? await inTiles(picture, encodeTile, tiles) : await encodeTile(picture);
+      const { latent_channels: channels } = network.config;
+      if (encoded.shape[1] === channels) return { mean: encoded, deviation: undefined };
+      // One picture: mean and deviation lie one after the other.
+      const half = encoded.data.length / 2;
+      const shape = [1, channels, ...encoded.shape.slice(2)];
+      return {
+        mean: float32(shape, encoded.data.subarray(0, half)),
+        deviation: float32(shape, encoded.data.subarray(half)),
+      };
     },
 
     draw({ mean, deviation }, noise) {
@@ -56,17 +76,27 @@ export function latentSpace(folder: Pick<StableDiffusionFolder, "vae">, compute:
       return scaling.toLatents(float32(noise.shape, data));
     },
 
-    async decode(latents, options) {
-      const job = {
-        name: "decode",
-        feeds: { latents: scaling.fromLatents(latents) },
-        graph: (inputs: Readonly<Record<string, Tensor>>) => ({ picture: network.decode(inputs.latents!) }),
+    async decode(latents, { signal, tile } = {}) {
+      const decodeTile = async (part: Samples): Promise<Samples> => {
+        const job = {
+          name: "decode",
+          feeds: { latents: part },
+          graph: (inputs: Readonly<Record<string, Tensor>>) => ({ picture: network.decode(inputs.latents!) }),
+        };
+        return (await sessions.run(job, { signal })).picture as Samples;
       };
-      return (await sessions.run(job, options)).picture as Samples;
+      const whole = scaling.fromLatents(latents);
+      const tiles = tile && { tile: tile / factor, overlap: overlapOf(tile, factor) / factor };
+      return tiles ? inTiles(whole, decodeTile, tiles) : decodeTile(whole);
     },
 
     close: sessions.close,
   };
+}
+
+/** A quarter of a tile, on the grid of the latents. */
+function overlapOf(tile: number, factor: number): number {
+  return Math.floor(tile / 4 / factor) * factor;
 }
 
 interface ScalingConfig {

@@ -67,6 +67,7 @@ export const textToImageRequest = z.strictObject({
   negativeOriginalSize: heightAndWidth().optional().describe("originalSize to draw away from"),
   negativeCropTopLeft: heightAndWidth().optional().describe("cropTopLeft to draw away from"),
   negativeTargetSize: heightAndWidth().optional().describe("targetSize to draw away from"),
+  vaeTile: whole(8).optional().describe("let the autoencoder work on tiles of this many pixels, to save memory"),
   batch: whole(1).default(1).describe("most pictures the network sees at once"),
 });
 
@@ -141,6 +142,12 @@ export function checkRequest(request: TextToImageRequest, folder: StableDiffusio
     throw new UserError(`\`${field}\` was given; it has no effect, since ${why}.`, {
       hint: folder.guidanceEmbedding ? "Leave it out." : "Leave it out, or raise guidance above 1.",
       field,
+    });
+  }
+  const { vaeTile } = request;
+  if (vaeTile !== undefined && vaeTile % folder.factor !== 0) {
+    throw new UserError(`Tiles of ${vaeTile} pixels were asked for; they must be multiples of ${folder.factor}.`, {
+      field: "vaeTile",
     });
   }
   const [low, high] = request.guidanceInterval ?? [0, 0];

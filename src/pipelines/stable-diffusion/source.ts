@@ -11,7 +11,7 @@ import { type HostImage, resizeImage, tensorFromImages } from "../../io/index.ts
 import { decodePicture } from "../picture-input.ts";
 import { scaled } from "../unconditional-editing.ts";
 import type { StableDiffusionFolder } from "./folder.ts";
-import type { LatentSpace, Posterior } from "./latents.ts";
+import type { AutoencoderOptions, LatentSpace, Posterior } from "./latents.ts";
 import type { TextToImageRequest } from "./request.ts";
 
 /** The picture a request starts from, at the size that is drawn. */
@@ -96,7 +96,7 @@ export interface EncodedSource {
 export async function encodeSource(
   source: Source,
   vae: LatentSpace,
-  options: { readonly signal?: AbortSignal },
+  options: AutoencoderOptions,
 ): Promise<EncodedSource> {
   const image = await vae.encode(source.image, options);
   if (!source.mask) return { source, image, kept: undefined };
