@@ -1,5 +1,6 @@
 import { UserError } from "../../core/errors.ts";
 import { firstStep } from "../../diffusion/index.ts";
+import type { StableDiffusionFolder } from "./folder.ts";
 import type { ResolvedRequest, TextToImagePicture, TextToImageRunOptions, TextToImageState } from "./index.ts";
 
 /** Draws the pictures of a request that enlarges nothing. */
@@ -11,13 +12,11 @@ export type Pass = (
 /**
  * Draws each picture at the size of training, scales it up and draws it again from there, so that large pictures keep
  * the composition a model knows. Yields the steps of both; the pictures are those of the second.
- *
- * @param factor pixels per latent pixel
  */
 export async function* enlarged(
   request: ResolvedRequest,
   options: TextToImageRunOptions,
-  { pass, factor }: { readonly pass: Pass; readonly factor: number },
+  { pass, folder }: { readonly pass: Pass; readonly folder: StableDiffusionFolder },
 ): AsyncGenerator<TextToImageState, void, void> {
   const { enlarge, enlargeStrength, enlargeSteps } = request;
   const first: ResolvedRequest = { ...request, enlarge: undefined };
@@ -27,7 +26,8 @@ export async function* enlarged(
   if (request.mask !== undefined) refuse("`mask`");
   if (options.random) refuse("a random source");
   const steps = enlargeSteps ?? request.steps;
-  const each = steps - firstStep(steps, enlargeStrength);
+  // Latent consistency models take all steps over what the strength leaves.
+  const each = folder.guidanceEmbedding ? steps : steps - firstStep(steps, enlargeStrength);
 
   const drafts: TextToImagePicture[] = [];
   let total = 0;
@@ -43,8 +43,8 @@ export async function* enlarged(
     yield { ...state, total };
   }
   for (const [i, draft] of drafts.entries()) {
-    const width = enlargedSide(draft.width, enlarge!, factor);
-    const height = enlargedSide(draft.height, enlarge!, factor);
+    const width = enlargedSide(draft.width, enlarge!, folder.factor);
+    const height = enlargedSide(draft.height, enlarge!, folder.factor);
     const again: ResolvedRequest = {
       ...first,
       ...{ image: draft, width, height, steps, strength: enlargeStrength },

@@ -2,7 +2,14 @@ import { UserError } from "../../core/errors.ts";
 import { float32 } from "../../core/host-tensor.ts";
 import { type Random, seeded } from "../../core/random.ts";
 import { validated } from "../../core/validated.ts";
-import { type GuidanceOptions, inpainted, inpaintedCalls, noiseFrom, type Samples } from "../../diffusion/index.ts";
+import {
+  type ConfiguredSampler,
+  type GuidanceOptions,
+  inpainted,
+  inpaintedCalls,
+  noiseFrom,
+  type Samples,
+} from "../../diffusion/index.ts";
 import { type HostImage, imagesFromTensor } from "../../io/index.ts";
 import type { Device } from "../../runtime/index.ts";
 import { chooseSampler } from "../choose-sampler.ts";
@@ -152,13 +159,16 @@ export async function stableDiffusionPipeline(
     return resolved;
   };
 
+  const startsLate = ({ className }: Pick<ConfiguredSampler, "className">) =>
+    folder.guidanceEmbedding && className === "LCMScheduler";
+
   async function* stream(
     input: TextToImageRequestInput,
     runOptions: TextToImageRunOptions = {},
   ): AsyncGenerator<TextToImageState, void, void> {
     const request = resolve(input);
     if (request.enlarge === undefined) yield* pass(request, runOptions);
-    else yield* enlarged(request, runOptions, { pass, factor: folder.factor });
+    else yield* enlarged(request, runOptions, { pass, folder });
   }
 
   async function* pass(
@@ -169,8 +179,12 @@ export async function stableDiffusionPipeline(
     const random = Array.isArray(given) && given.length === 1 ? (given[0] as Random) : given;
     const { steps, eta, originalSteps, clipSkip } = request;
     const pictures = picturesOf(request);
-    const plan = chooseSampler(folder.scheduler, request.sampler, request.spread).plan({ steps, eta, originalSteps });
-    const { size, source } = await readSource(request, folder);
+    const sampler = chooseSampler(folder.scheduler, request.sampler, request.spread);
+    const { size, source: read } = await readSource(request, folder);
+    // A latent consistency model takes all its steps over what the strength leaves; others leave out the first ones.
+    const strength = read && !read.mask && startsLate(sampler) ? read.strength : undefined;
+    const source = strength === undefined ? read : { ...read!, strength: 1 };
+    const plan = sampler.plan({ steps, eta, originalSteps, strength });
     // What is encoded in more parts is not drawn together with others, so that no picture depends on its batch.
     const batches = batchesOf(pictures, request.batch, (picture) => partsOf(picture, text, request));
     if (random && batches.length > 1) {
