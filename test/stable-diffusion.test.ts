@@ -189,6 +189,20 @@ describe("Stable Diffusion", () => {
   });
 });
 
+test("a run that cannot fit into the memory is refused before it begins", async () => {
+  const { total, weights } = await pipe.memory(quick);
+  expect((await pipe.memory({ ...quick, count: 4, batch: 4, width: 96 })).total).toBeGreaterThan(total);
+  // Text encoder, U-Net and autoencoder are stored in float32.
+  expect(weights).toBeGreaterThan(900_000);
+  expect(weights).toBeLessThan(1_000_000);
+  const small = await pipeline("text-to-image", model, { threads: 1, memoryLimit: total });
+  expect(await small.generate(quick)).toHaveLength(1);
+  await expect(small.generate({ ...quick, width: 512, height: 512 })).rejects.toThrow(
+    /This run takes at least [\d.]+ MB \(0.9 MB of weights\); there are [\d.]+ MB.\nTo take less: .*draw smaller pictures/,
+  );
+  await small.close();
+});
+
 describe("what cannot be met is said with what can", () => {
   const image = picture(24, 3);
   test.each<[object, string, RegExp]>([

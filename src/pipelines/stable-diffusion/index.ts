@@ -22,6 +22,7 @@ import { guidedUnet } from "./denoise.ts";
 import { enlarged } from "./enlarge.ts";
 import type { OpenModelOptions, StableDiffusionFolder } from "./folder.ts";
 import { type AutoencoderOptions, latentSpace } from "./latents.ts";
+import { type MemoryEstimate, memoryEstimate, mustFit } from "./memory.ts";
 import { openStableDiffusion } from "./open-model.ts";
 import { latentPreview } from "./preview.ts";
 import {
@@ -38,6 +39,8 @@ import { type DroppedText, type TextEncoders, textEncoders } from "./text.ts";
 export interface StableDiffusionOptions extends ComputeOptions, OpenModelOptions {
   /** Frees each network before the next one is loaded, at the price of loading it again for the next batch. */
   readonly lowMemory?: boolean;
+  /** Bytes of memory that a run may take; one that takes more is refused. Default: what the machine has. */
+  readonly memoryLimit?: number;
   /** What every request must have, where the task says so. */
   readonly needs?: readonly ("image" | "mask")[];
 }
@@ -97,6 +100,8 @@ export interface StableDiffusionPipeline {
     request: TextToImageRequestInput,
     options?: Pick<TextToImageRunOptions, "signal">,
   ): Promise<GuidedConditions>;
+  /** An estimate from below of the memory that a request takes. */
+  memory(request: TextToImageRequestInput): Promise<MemoryEstimate>;
   /** What the text encoders do not see of the request's prompts. */
   dropped(request: TextToImageRequestInput): DroppedText[];
   /**
@@ -159,6 +164,11 @@ export async function stableDiffusionPipeline(
     return resolved;
   };
 
+  const memoryNeeds = (request: ResolvedRequest, size: readonly [number, number]) => ({
+    batch: Math.min(request.batch, picturesOf(request).length),
+    guided: request.guidance > 1 && !folder.guidanceEmbedding,
+    ...{ size, tile: request.vaeTile, lowMemory: options.lowMemory ?? false },
+  });
   const startsLate = ({ className }: Pick<ConfiguredSampler, "className">) =>
     folder.guidanceEmbedding && className === "LCMScheduler";
 
@@ -193,6 +203,7 @@ export async function stableDiffusionPipeline(
         field: "batch",
       });
     }
+    mustFit(folder, memoryNeeds(request, size), options.memoryLimit);
     const steering = await readControl(request, size);
     const changes = await adapters(request.loras);
     const encoded = source && (await encodeSource(source, vae, { signal, tile: request.vaeTile }));
@@ -287,6 +298,11 @@ export async function stableDiffusionPipeline(
         ...{ guidance: request.guidance, size, clipSkip: request.clipSkip },
         ...{ signal, change: await adapters(request.loras) },
       });
+    },
+    async memory(input) {
+      const request = resolve(input);
+      const { size } = await readSource(request, folder);
+      return memoryEstimate(folder, memoryNeeds(request, size));
     },
     dropped(input) {
       const request = resolve(input);

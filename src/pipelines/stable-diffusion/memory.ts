@@ -1,0 +1,86 @@
+import { totalmem } from "node:os";
+import { UserError } from "../../core/errors.ts";
+import { sizeOf } from "../../core/host-tensor.ts";
+import type { Part } from "../part-sessions.ts";
+import type { StableDiffusionFolder } from "./folder.ts";
+
+/** What a run takes, in bytes: networks in float32, and the largest states of one call. */
+export interface MemoryEstimate {
+  readonly weights: number;
+  readonly states: number;
+  readonly total: number;
+}
+
+export interface MemoryNeeds {
+  /** Pictures at once. */
+  readonly batch: number;
+  readonly guided: boolean;
+  /** [height, width] in pixels. */
+  readonly size: readonly [number, number];
+  readonly tile: number | undefined;
+  readonly lowMemory: boolean;
+}
+
+const BYTES = 4;
+
+/**
+ * An estimate from below of what a run takes. Of the U-Net: the states that are kept for the way up, and about eight of
+ * its widest at work; of the autoencoder: six pictures of its finest states, whose upper half is twice as wide.
+ */
+export function memoryEstimate(folder: StableDiffusionFolder, needs: MemoryNeeds): MemoryEstimate {
+  const { unet, vae, textEncoders, controlNet, factor } = folder;
+  const { batch, guided, size, tile, lowMemory } = needs;
+  const [height, width] = size;
+  const texts = textEncoders.reduce((sum, { part }) => sum + weightBytes(part), 0);
+  const denoising = weightBytes(unet) + (controlNet ? weightBytes(controlNet) : 0);
+  const parts = [texts, denoising, weightBytes(vae)];
+  const weights = lowMemory ? Math.max(...parts) : parts.reduce((sum, one) => sum + one, 0);
+
+  const { block_out_channels: channels, layers_per_block: layers } = unet.network.config;
+  const latents = (height / factor) * (width / factor) * batch * (guided ? 2 : 1);
+  const kept = channels.reduce((sum, c, level) => {
+    const count = (typeof layers === "number" ? layers : layers[level]!) + 1;
+    return sum + (count * c) / 4 ** level;
+  }, 0);
+  const ofUnet = (kept + 8 * channels[0]!) * latents * BYTES;
+  const { config } = vae.network;
+  const finest = (
+    "encoder_block_out_channels" in config ? config.decoder_block_out_channels : config.block_out_channels
+  ) as readonly number[];
+  const pixels = tile ? Math.min(tile, height) * Math.min(tile, width) : height * width;
+  const ofVae = 6 * finest[0]! * pixels * batch * BYTES;
+  const states = Math.max(ofUnet, ofVae);
+  return { weights, states, total: weights + states };
+}
+
+/** Throws a UserError for a run that cannot fit into the memory there is (`limit` in bytes; default: the machine's). */
+export function mustFit(folder: StableDiffusionFolder, needs: MemoryNeeds, limit = availableMemory()): void {
+  const { weights, states, total } = memoryEstimate(folder, needs);
+  if (total <= limit) return;
+  const wishes = [
+    ...(needs.lowMemory ? [] : ["open the model with `lowMemory`"]),
+    ...(needs.batch > 1 ? ["lower `batch`"] : []),
+    ...(states > weights / 4 ? ["draw smaller pictures", ...(needs.tile ? [] : ["give `vaeTile`"])] : []),
+  ];
+  throw new UserError(
+    `This run takes at least ${gigabytes(total)} (${gigabytes(weights)} of weights); there are ${gigabytes(limit)}.`,
+    { hint: wishes.length > 0 ? `To take less: ${wishes.join(", ")}.` : undefined, field: "memory" },
+  );
+}
+
+function availableMemory(): number {
+  const constrained = process.constrainedMemory?.() ?? 0;
+  return constrained > 0 ? Math.min(constrained, totalmem()) : totalmem();
+}
+
+function weightBytes({ weights }: Part): number {
+  const names = "bound" in weights ? [...weights.bound.keys()] : [...weights.tensors.keys()];
+  return names.reduce((sum, name) => {
+    const stored = "bound" in weights ? weights.bound.get(name) : weights.tensors.get(name);
+    return sum + sizeOf(stored!.shape) * BYTES;
+  }, 0);
+}
+
+function gigabytes(bytes: number): string {
+  return bytes < 1e8 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(1)} GB`;
+}
