@@ -1,25 +1,14 @@
 import { UserError } from "../core/errors.ts";
 import { ditPipeline, isDitFolder } from "./dit.ts";
 import type { ComputeOptions } from "./part-sessions.ts";
-import {
-  type StableDiffusionOptions,
-  type StableDiffusionPipeline,
-  stableDiffusionPipeline,
-} from "./stable-diffusion/index.ts";
+import { stableDiffusionPipeline } from "./stable-diffusion/index.ts";
+import type { StableDiffusionOptions, StableDiffusionPipeline } from "./stable-diffusion/pipeline-types.ts";
 import { type UnconditionalPipeline, unconditionalPipeline } from "./unconditional.ts";
 
 export { chooseSampler } from "./choose-sampler.ts";
 export type { ComputeOptions } from "./part-sessions.ts";
 export { isPicturePath, type PictureInput } from "./picture-input.ts";
-export {
-  type ResolvedRequest,
-  type StableDiffusionOptions,
-  type StableDiffusionPipeline,
-  stableDiffusionPipeline,
-  type TextToImagePicture,
-  type TextToImageRunOptions,
-  type TextToImageState,
-} from "./stable-diffusion/index.ts";
+export { stableDiffusionPipeline } from "./stable-diffusion/index.ts";
 export {
   PARAMETERS_KEY,
   type PictureRecord,
@@ -29,6 +18,14 @@ export {
   REQUEST_KEY,
   readPictureNotes,
 } from "./stable-diffusion/parameters.ts";
+export type {
+  ResolvedRequest,
+  StableDiffusionOptions,
+  StableDiffusionPipeline,
+  TextToImagePicture,
+  TextToImageRunOptions,
+  TextToImageState,
+} from "./stable-diffusion/pipeline-types.ts";
 export {
   type TextToImageRequest,
   type TextToImageRequestInput,

@@ -1,7 +1,7 @@
 import { UserError } from "../../core/errors.ts";
 import { firstStep } from "../../diffusion/index.ts";
 import type { StableDiffusionFolder } from "./folder.ts";
-import type { ResolvedRequest, TextToImagePicture, TextToImageRunOptions, TextToImageState } from "./index.ts";
+import type { ResolvedRequest, TextToImagePicture, TextToImageRunOptions, TextToImageState } from "./pipeline-types.ts";
 
 /** Draws the pictures of a request that enlarges nothing. */
 export type Pass = (
