@@ -205,7 +205,12 @@ async function connect(id: string, revision: string, options: HubOptions) {
     const { sha } = await modelInfo({ ...common, name: id, revision, additionalFields: ["sha"] });
     if (!isCommit(sha)) throw new Error(`the hub gives ${JSON.stringify(sha)} as the commit of ${id}`);
     commit = sha;
-    for await (const entry of listFiles({ ...common, repo: { type: "model", name: id }, recursive: true, revision: commit })) {
+    for await (const entry of listFiles({
+      ...common,
+      repo: { type: "model", name: id },
+      recursive: true,
+      revision: commit,
+    })) {
       if (entry.type === "file" && isSafePath(entry.path)) files.set(entry.path, entry);
     }
   } catch (error) {
