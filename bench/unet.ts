@@ -1,3 +1,4 @@
+import { batchParts, cutBatch } from "../src/core/batch-parts.ts";
 import { float32, type HostTensor, sizeOf } from "../src/core/host-tensor.ts";
 import { seeded } from "../src/core/random.ts";
 import { input, mean, mul, sub, toOnnx } from "../src/graph/index.ts";
@@ -61,16 +62,28 @@ export async function benchUNetInfer(options: BenchOptions): Promise<object> {
   const { batch } = options;
   const network = unet2d(CONFIG);
   const random = seeded(0);
-  const y = network(input("x", [batch, ...IMAGE]), input("t", [batch]));
+  // As the pipelines do it: on the CPU a batch is shared among sessions of one thread each.
+  const parts = options.device === "cpu" ? batchParts(batch, options.threads) : 1;
+  const share = batch / parts;
+  const y = network(input("x", [share, ...IMAGE]), input("t", [share]));
   const model = toOnnx(
     { y },
     { bind: bindWeights(network, initialize(network, random)), target: inferenceTarget(options.device) },
   );
-  const session = await openSession(model.bytes, { ...sessionOptions(options), name: "unet-infer" });
-  const feeds = { x: random.normal([batch, ...IMAGE]), t: timesteps(batch) };
-  const times = await timed(() => session.run(feeds), options.seconds);
-  if (options.profile) console.error(formatProfile(await session.profile(), { top: 40 }));
-  await session.close();
+  const sessions = await Promise.all(
+    Array.from({ length: parts }, () =>
+      openSession(model.bytes, {
+        ...sessionOptions({ ...options, threads: Math.floor(options.threads / parts) }),
+        name: "unet-infer",
+      }),
+    ),
+  );
+  const x = cutBatch(random.normal([batch, ...IMAGE]), parts);
+  const t = cutBatch(timesteps(batch), parts);
+  const step = () => Promise.all(sessions.map((session, i) => session.run({ x: x[i]!, t: t[i]! })));
+  const times = await timed(step, options.seconds);
+  if (options.profile) console.error(formatProfile(await sessions[0]!.profile(), { top: 40 }));
+  await Promise.all(sessions.map((session) => session.close()));
   return throughput(options, times, parameterCount(network));
 }
 

@@ -1,3 +1,4 @@
+import { batchParts } from "../core/batch-parts.ts";
 import { float32, type HostTensor } from "../core/host-tensor.ts";
 import type { Tensor } from "../graph/index.ts";
 import type { PartGroup } from "../nn/module.ts";
@@ -49,12 +50,8 @@ export function replicasFor({
   threads,
 }: Omit<StepRunnerOptions, "network" | "lossOf" | "clip">): number {
   if (device !== "cpu" || accumulate > 1) return 1;
-  for (let replicas = Math.min(threads, Math.floor(batch / LEAST)); replicas > 1; replicas--) {
-    if (batch % replicas === 0) return replicas;
-  }
-  return 1;
+  return batchParts(batch, threads);
 }
-const LEAST = 4;
 
 /** Opens the sessions of a training step. Every vector of the state is to be written before the first step. */
 export async function openStepRunner(options: StepRunnerOptions): Promise<StepRunner> {

@@ -1,4 +1,5 @@
 import { availableParallelism } from "node:os";
+import { cutBatch } from "../core/batch-parts.ts";
 import { UserError } from "../core/errors.ts";
 import { type HostTensor, hostTensor, sizeOf } from "../core/host-tensor.ts";
 import { type Random, type RandomState, restored, seeded } from "../core/random.ts";
@@ -167,16 +168,11 @@ function prepareRuns(
     const kept = labels!.data.map((label, i) => (dropped?.[i] ? BigInt(nullClass!) : label));
     feeds.labels = hostTensor("int64", [count], kept);
   }
+  const cut = Object.entries(feeds).map(([name, tensor]) => [name, cutBatch(tensor, parts)] as const);
   const runs = Array.from({ length: parts }, (_, i) =>
-    Object.fromEntries(Object.entries(feeds).map(([name, tensor]) => [name, partOf(tensor, i, parts)])),
+    Object.fromEntries(cut.map(([name, tensors]) => [name, tensors[i]!])),
   );
   return { runs, after: { position: data.position(), random: random.state() } };
-}
-
-/** Part `i` of a tensor cut into equal parts along its first axis. */
-function partOf({ dtype, shape, data }: HostTensor, i: number, parts: number): HostTensor {
-  const length = data.length / parts;
-  return hostTensor(dtype, [shape[0]! / parts, ...shape.slice(1)], data.subarray(i * length, (i + 1) * length));
 }
 
 /** A vector of the state as the run begins: from its checkpoint, or as a network starts. */
