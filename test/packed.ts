@@ -9,6 +9,8 @@ const run = promisify(execFile);
 
 /** Builds and packs the package as publishing would; returns the path of the archive. */
 export async function pack(folder: string): Promise<string> {
+  // .npmrc forbids scripts that run by themselves, `prepack` among them.
+  await run("npm", ["run", "build"], { cwd: root });
   const { stdout } = await run("npm", ["pack", "--json", "--pack-destination", folder], { cwd: root });
   // What the build prints stands before npm's own JSON.
   const [{ filename }] = JSON.parse(stdout.slice(stdout.indexOf("[\n"))) as [{ filename: string }];
