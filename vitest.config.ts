@@ -11,6 +11,7 @@ export default defineConfig({
     // Runtime workers are TypeScript files when run from source; they inherit this loader.
     execArgv: ["--import", "tsx"],
     testTimeout: slow ? 1_200_000 : 60_000,
+    hookTimeout: slow ? 1_200_000 : 60_000,
     maxWorkers: 2,
   },
 });
