@@ -14,6 +14,8 @@ import { trainWithProgress } from "./train.ts";
 
 /** The recipe that the demo trains; it lies beside the package's `dist` and the repository's `src`. */
 const RECIPE = fileURLToPath(new URL("../../recipes/demo.json", import.meta.url));
+/** How the command is given where this runs: from a clone of the repository, or installed. */
+const COMMAND = import.meta.url.endsWith(".ts") ? "npm run allegory --" : "npx allegory";
 const DIGITS = 64;
 const SAMPLING = { steps: 25, guidance: 1.5, seed: 0 } as const;
 
@@ -84,8 +86,8 @@ function closing(
     `  ${animation}   noise becoming digits`,
     `  ${run}/loss.svg, ${run}/samples/   how it learned`,
     "Next:",
-    `  npx allegory sample ${run} --class 7 --count 16 --seed 1 --terminal`,
-    `  npx allegory train --data your-pictures/ --size 32 --run runs/mine`,
+    `  ${COMMAND} sample ${run} --class 7 --count 16 --seed 1 --terminal`,
+    `  ${COMMAND} train --data your-pictures/ --size 32 --run runs/mine`,
     "  docs/train-on-your-own-images.md",
   ];
 }
