@@ -1,9 +1,8 @@
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { float32, type HostTensor, hostTensor } from "../core/host-tensor.ts";
-import { seeded } from "../core/random.ts";
 import type { Dataset } from "../data/index.ts";
-import { finished, noiseFrom, samplerFromConfig } from "../diffusion/index.ts";
+import { finished, noiseFrom, samplerFromConfig, seededPerImage } from "../diffusion/index.ts";
 import { input } from "../graph/index.ts";
 import { assemblePatches, imagesFromTensor, saveGrid } from "../io/index.ts";
 import type { FlatLayout } from "../optim/index.ts";
@@ -56,8 +55,7 @@ export async function openPreview(
   return {
     async draw(step, weights) {
       await session.write("parameters", float32([layout.size], weights));
-      const random = Array.from({ length: count }, (_, i) => seeded(recipe.seed + i));
-      const noise = noiseFrom(random)(x.shape);
+      const noise = noiseFrom(seededPerImage(recipe.seed, count))(x.shape);
       const network = (samples: HostTensor<"float32">, t: number) => predict(session, samples, t, classes);
       const last = await finished(plan.sample(network, noise), noise);
       const folder = runPaths(recipe.run).samples;

@@ -2,6 +2,7 @@ import { combine } from "../combine.ts";
 import { type Denoiser, noiseBeside } from "../denoiser.ts";
 import type { Level } from "../prediction.ts";
 import type { Samples } from "../process.ts";
+import { lagrange } from "./lagrange.ts";
 import { type SamplerRun, stateAfter } from "./sampler.ts";
 
 export interface DeisOptions {
@@ -40,18 +41,7 @@ export async function* deis(
 
 /** ∫ from a to b dρ of the Lagrange polynomial in log ρ that is 1 at node k (of log ρ) and 0 at the others. */
 function integralOverRho(nodes: readonly number[], k: number, a: number, b: number): number {
-  // The polynomial's coefficients, lowest power first.
-  let polynomial = [1];
-  nodes.forEach((node, other) => {
-    if (other === k) return;
-    const scale = 1 / (nodes[k]! - node);
-    const product = new Array<number>(polynomial.length + 1).fill(0);
-    polynomial.forEach((coefficient, power) => {
-      product[power]! -= coefficient * node * scale;
-      product[power + 1]! += coefficient * scale;
-    });
-    polynomial = product;
-  });
+  const polynomial = lagrange(nodes, k);
   return antiderivative(polynomial, b) - antiderivative(polynomial, a);
 }
 

@@ -4,6 +4,7 @@ import { type NoiseSource, noNoise } from "../noise-source.ts";
 import { halfLogSnr, type Level } from "../prediction.ts";
 import type { Samples } from "../process.ts";
 import { integrated } from "./dpm-solver.ts";
+import { lagrange } from "./lagrange.ts";
 import { type SamplerRun, stateAfter } from "./sampler.ts";
 
 export interface SaSolverOptions {
@@ -122,20 +123,4 @@ function exponentialMoments(rate: number, u: number, count: number): number[] {
   const moments = [-Math.expm1(rate * u) / rate];
   for (let k = 1; k < count; k++) moments.push((-(u ** k) * edge - k * moments[k - 1]!) / rate);
   return moments;
-}
-
-/** Coefficients, lowest power first, of the polynomial that is 1 at node k and 0 at the others. */
-function lagrange(nodes: readonly number[], k: number): number[] {
-  let polynomial = [1];
-  nodes.forEach((node, other) => {
-    if (other === k) return;
-    const scale = 1 / (nodes[k]! - node);
-    const product = new Array<number>(polynomial.length + 1).fill(0);
-    polynomial.forEach((coefficient, power) => {
-      product[power]! -= coefficient * node * scale;
-      product[power + 1]! += coefficient * scale;
-    });
-    polynomial = product;
-  });
-  return polynomial;
 }
