@@ -10,11 +10,3 @@ export function toPatches(x: Tensor, side: number): Tensor {
   const split = reshape(x, [n, c, h / side, side, w / side, side]);
   return reshape(transpose(split, [0, 1, 3, 5, 2, 4]), [n, c * side * side, h / side, w / side]);
 }
-
-/** The inverse of `toPatches` (torch.nn.functional.pixel_shuffle). */
-export function fromPatches(x: Tensor, side: number): Tensor {
-  if (side === 1) return x;
-  const [n, c, h, w] = x.shape as [number, number, number, number];
-  const split = reshape(x, [n, c / (side * side), side, side, h, w]);
-  return reshape(transpose(split, [0, 1, 4, 2, 5, 3]), [n, c / (side * side), h * side, w * side]);
-}

@@ -1,4 +1,5 @@
 import { join } from "node:path";
+import { cutBatch, joinBatch } from "../core/batch-parts.ts";
 import { UserError } from "../core/errors.ts";
 import { float32, int64 } from "../core/host-tensor.ts";
 import { seeded } from "../core/random.ts";
@@ -114,8 +115,9 @@ export async function ditPipeline(path: string, options: ComputeOptions = {}): P
       };
       const guided: Network = async (x, timestep, at) => {
         if (!guides({ scale: request.guidance }, at.level)) return call(x, timestep, own);
-        const said = await call(stackedTwice(x), timestep, [...own, ...own.map(() => none)]);
-        return guide(rows(said, 0, batch), rows(said, batch, 2 * batch), { scale: request.guidance });
+        const said = await call(joinBatch([x, x]), timestep, [...own, ...own.map(() => none)]);
+        const [conditional, unconditional] = cutBatch(said, 2);
+        return guide(conditional!, unconditional!, { scale: request.guidance });
       };
       const start = scaled(draw([batch, channels, side, side]), plan.initNoiseSigma);
       signal?.throwIfAborted();
@@ -154,13 +156,6 @@ export async function ditPipeline(path: string, options: ComputeOptions = {}): P
       await Promise.all([sessions.close(), latents.close()]);
     },
   };
-}
-
-function stackedTwice(x: Samples): Samples {
-  const data = new Float32Array(2 * x.data.length);
-  data.set(x.data);
-  data.set(x.data, x.data.length);
-  return float32([2 * x.shape[0]!, ...x.shape.slice(1)], data);
 }
 
 function rows(x: Samples, from: number, to: number): Samples {

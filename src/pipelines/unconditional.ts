@@ -1,5 +1,6 @@
+import { cutBatch, joinBatch } from "../core/batch-parts.ts";
 import { UserError } from "../core/errors.ts";
-import { float32, hostTensor, sizeOf } from "../core/host-tensor.ts";
+import { hostTensor, sizeOf } from "../core/host-tensor.ts";
 import { seeded } from "../core/random.ts";
 import { validated } from "../core/validated.ts";
 import { guide, guides, type Network, type NoiseSource, noiseFrom, type Samples } from "../diffusion/index.ts";
@@ -205,8 +206,9 @@ export async function unconditionalPipeline(
       const both = [...batchLabels, ...batchLabels.map(() => none)];
       return async (x, timestep, at) => {
         if (!guides({ scale }, at.level)) return sessions.run({ x, timestep, labels: batchLabels }, { signal });
-        const said = await sessions.run({ x: twice(x), timestep, labels: both }, { signal });
-        return guide(half(said, 0), half(said, 1), { scale });
+        const said = await sessions.run({ x: joinBatch([x, x]), timestep, labels: both }, { signal });
+        const [conditional, unconditional] = cutBatch(said, 2);
+        return guide(conditional!, unconditional!, { scale });
       };
     }
   }
@@ -251,16 +253,4 @@ function firstImages(x: Samples, count: number): Samples {
   if (count === x.shape[0]) return x;
   const shape = [count, ...x.shape.slice(1)];
   return hostTensor("float32", shape, x.data.subarray(0, sizeOf(shape)));
-}
-
-function twice(x: Samples): Samples {
-  const data = new Float32Array(2 * x.data.length);
-  data.set(x.data);
-  data.set(x.data, x.data.length);
-  return float32([2 * x.shape[0]!, ...x.shape.slice(1)], data);
-}
-
-function half(x: Samples, which: 0 | 1): Samples {
-  const size = x.data.length / 2;
-  return float32([x.shape[0]! / 2, ...x.shape.slice(1)], x.data.subarray(which * size, (which + 1) * size));
 }

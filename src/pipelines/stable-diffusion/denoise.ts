@@ -1,3 +1,4 @@
+import { cutBatch, joinBatch } from "../../core/batch-parts.ts";
 import { float32 } from "../../core/host-tensor.ts";
 import { type GuidanceOptions, guide, guides, type Network, type Samples } from "../../diffusion/index.ts";
 import { concat, type Tensor } from "../../graph/index.ts";
@@ -28,7 +29,8 @@ export function guidedUnet(
 ): Network {
   const { positive, negative } = conditions;
   const both = negative && joined(negative, positive);
-  const seenTwice = both && seen && { mask: twice(seen.mask), kept: twice(seen.kept) };
+  const seenTwice = both &&
+    seen && { mask: joinBatch([seen.mask, seen.mask]), kept: joinBatch([seen.kept, seen.kept]) };
 
   // Calls with and without guidance or control take turns; else another shape's weights need not stay in memory.
   const keep = guidance.interval || control ? 2 : 1;
@@ -62,29 +64,16 @@ export function guidedUnet(
 
   return async (x, timestep, at) => {
     if (!both || !guides(guidance, at.level)) return run([x, timestep, at], positive, seen);
-    const said = await run([twice(x), timestep, at], both, seenTwice);
-    return guide(half(said, 1), half(said, 0), guidance);
+    const said = await run([joinBatch([x, x]), timestep, at], both, seenTwice);
+    const [unconditional, conditional] = cutBatch(said, 2);
+    return guide(conditional!, unconditional!, guidance);
   };
 }
 
 /** The conditions of two batches as those of one, the first batch first. */
 function joined(first: Conditions, second: Conditions): Conditions {
   const names = Object.keys(second) as (keyof Conditions)[];
-  return Object.fromEntries(names.map((name) => [name, below(first[name]!, second[name]!)])) as unknown as Conditions;
-}
-
-function twice(x: Samples): Samples {
-  return below(x, x);
-}
-
-function below(a: Samples, b: Samples): Samples {
-  const data = new Float32Array(a.data.length + b.data.length);
-  data.set(a.data);
-  data.set(b.data, a.data.length);
-  return float32([a.shape[0]! + b.shape[0]!, ...a.shape.slice(1)], data);
-}
-
-function half(x: Samples, which: 0 | 1): Samples {
-  const size = x.data.length / 2;
-  return float32([x.shape[0]! / 2, ...x.shape.slice(1)], x.data.subarray(which * size, (which + 1) * size));
+  return Object.fromEntries(
+    names.map((name) => [name, joinBatch([first[name]!, second[name]!])]),
+  ) as unknown as Conditions;
 }
