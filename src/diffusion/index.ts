@@ -6,10 +6,12 @@ export { isSchedulerClass, parseSchedulerConfig, type SchedulerClass, type Sched
 export type { PlanRequest, RunOptions, SamplingPlan } from "./config/plan.ts";
 export * from "./denoiser.ts";
 export * from "./editing.ts";
+export * from "./flow-path.ts";
 export * from "./grids.ts";
 export * from "./guidance.ts";
 export * from "./named.ts";
 export * from "./noise-source.ts";
+export * from "./offset-noise.ts";
 export * from "./prediction.ts";
 export * from "./process.ts";
 export * from "./sampler-table.ts";
@@ -27,4 +29,5 @@ export * from "./samplers/sa-solver.ts";
 export * from "./samplers/sampler.ts";
 export * from "./samplers/unipc.ts";
 export * from "./schedule.ts";
+export * from "./timestep-sampling.ts";
 export * from "./weighting.ts";

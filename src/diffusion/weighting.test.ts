@@ -1,7 +1,6 @@
 import { expect, test } from "vitest";
-import { seeded } from "../core/random.ts";
 import { linearSchedule, signalToNoise } from "./schedule.ts";
-import { lossWeight, sampleLogitNormal, sampleTimesteps } from "./weighting.ts";
+import { lossWeight } from "./weighting.ts";
 
 const schedule = linearSchedule();
 
@@ -19,13 +18,4 @@ test("min-SNR weights of noise, v and x0 are one weight of the error in x0", () 
 
 test("the weight of noise prediction stays finite where there is no signal", () => {
   expect(lossWeight(linearSchedule({ zeroTerminalSnr: true }), 999, "noise", { kind: "min-snr" })).toBe(1);
-});
-
-test("uniform timesteps cover the schedule and logit-normal times centre on one half", () => {
-  const drawn = sampleTimesteps(schedule, 5000, seeded(0));
-  expect(Math.min(...drawn)).toBeLessThan(10);
-  expect(Math.max(...drawn)).toBeGreaterThan(989);
-  const times = sampleLogitNormal(5000, seeded(0));
-  expect(times.reduce((sum, u) => sum + u, 0) / 5000).toBeCloseTo(0.5, 1);
-  expect(times.filter((u) => Math.abs(u - 0.5) < 0.25).length / 5000).toBeGreaterThan(0.65);
 });

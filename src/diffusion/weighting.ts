@@ -1,43 +1,6 @@
 import { UserError } from "../core/errors.ts";
-import type { Random } from "../core/random.ts";
 import type { NoiseSchedule } from "./schedule.ts";
 import { signalToNoise } from "./schedule.ts";
-
-/** How the timesteps of a training batch are drawn. */
-export type TimestepSampling =
-  | { readonly kind: "uniform" }
-  /** The sigmoid of a normal number (Esser et al. 2024, "Scaling rectified flow transformers", eq. 19). */
-  | { readonly kind: "logit-normal"; readonly mean?: number; readonly std?: number };
-
-/** One training timestep per image, from 0 to `schedule.steps - 1`. */
-export function sampleTimesteps(
-  schedule: NoiseSchedule,
-  count: number,
-  random: Random,
-  sampling: TimestepSampling = { kind: "uniform" },
-): Int32Array {
-  if (sampling.kind === "uniform") return Int32Array.from({ length: count }, () => random.integer(0, schedule.steps));
-  const times = sampleLogitNormal(count, random, sampling);
-  return Int32Array.from(times, (u) => Math.min(Math.floor(u * schedule.steps), schedule.steps - 1));
-}
-
-/** Continuous times in (0, 1) for flow matching: 1 is noise. */
-export function sampleLogitNormal(
-  count: number,
-  random: Random,
-  { mean = 0, std = 1 }: { readonly mean?: number; readonly std?: number } = {},
-): Float32Array {
-  return random.normal([count], { mean, std }).data.map((x) => 1 / (1 + Math.exp(-x)));
-}
-
-/** Noise levels with log-normal σ (Karras et al. 2022, table 1: ln σ ~ N(−1.2, 1.2²)). */
-export function sampleLogNormalSigmas(
-  count: number,
-  random: Random,
-  { mean = -1.2, std = 1.2 }: { readonly mean?: number; readonly std?: number } = {},
-): Float32Array {
-  return random.normal([count], { mean, std }).data.map(Math.exp);
-}
 
 /** How the squared errors of different timesteps are weighted. */
 export type LossWeighting = { readonly kind: "uniform" } | { readonly kind: "min-snr"; readonly gamma?: number };

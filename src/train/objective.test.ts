@@ -1,10 +1,17 @@
 import { describe, expect, test } from "vitest";
-import { float32, hostTensor, int64 } from "../core/host-tensor.ts";
+import { float32, type HostTensor, hostTensor, int64 } from "../core/host-tensor.ts";
 import { seeded } from "../core/random.ts";
-import { type NoiseSchedule, namedSchedule } from "../diffusion/index.ts";
+import { flowPath, type NoiseSchedule, namedSchedule, offsetNoise, sampleTimesteps } from "../diffusion/index.ts";
 import { add, input, mul, reshape, type Tensor, toOnnx } from "../graph/index.ts";
 import { openSession } from "../runtime/index.ts";
-import { diffusionLoss, normalizedPixels, type Objective } from "./objective.ts";
+import {
+  diffusionLoss,
+  drawTimesteps,
+  normalizedPixels,
+  type Objective,
+  type ScheduleObjective,
+  timestepsInput,
+} from "./objective.ts";
 
 const [n, c, h, w] = [4, 2, 3, 5];
 const shape = [n, c, h, w];
@@ -16,22 +23,28 @@ const noise = random.normal(shape);
 /** Stands for a network: 0.6·x + t/1000. */
 const network = (x: Tensor, t: Tensor) => add(mul(x, 0.6), reshape(mul(t, 1e-3), [n, 1, 1, 1]));
 
-async function lossOf(objective: Objective, timesteps: readonly number[]): Promise<number> {
+async function lossOf(objective: Objective, timesteps: HostTensor | readonly number[]): Promise<number> {
   const loss = diffusionLoss(network, objective, {
     x0: input("x0", shape),
     noise: input("noise", shape),
-    timesteps: input("timesteps", [n], "int64"),
+    timesteps: timestepsInput(objective, n),
   });
   const session = await openSession(toOnnx({ loss }).bytes, { name: "loss", threads: 1 });
   try {
-    return Number((await session.run({ x0, noise, timesteps: int64([n], timesteps) })).loss!.data[0]);
+    const fed = "data" in timesteps ? timesteps : int64([n], timesteps);
+    return Number((await session.run({ x0, noise, timesteps: fed })).loss!.data[0]);
   } finally {
     await session.close();
   }
 }
 
 /** The same by the papers' formulas in double precision. */
-function expected(schedule: NoiseSchedule, predict: Objective["predict"], gamma: number | null, ts: readonly number[]) {
+function expected(
+  schedule: NoiseSchedule,
+  predict: ScheduleObjective["predict"],
+  gamma: number | null,
+  ts: readonly number[],
+) {
   let total = 0;
   ts.forEach((t, image) => {
     const alphaBar = schedule.alphasCumprod[t]!;
@@ -75,6 +88,45 @@ describe("the denoising loss", () => {
       expect(await lossOf({ schedule: zeroSnr, predict, weighting: { kind: "min-snr" } }, last)).toBe(0);
     },
   );
+});
+
+describe("the flow-matching loss", () => {
+  /** ‖network(x_s, 1000·s) − (ε − x0)‖² at x_s = (1 − s)·x0 + s·ε, in double precision. */
+  const exact = (ts: ArrayLike<number>) => {
+    let total = 0;
+    for (let i = 0; i < n * size; i++) {
+      const t = ts[Math.floor(i / size)]!;
+      const s = t / 1000;
+      const [x, e] = [x0.data[i]!, noise.data[i]!];
+      total += (0.6 * ((1 - s) * x + s * e) + t / 1000 - (e - x)) ** 2;
+    }
+    return total / (n * size);
+  };
+
+  test.each([
+    { shift: 1, discrete: false },
+    { shift: 3, discrete: true },
+  ])("is the error in the velocity at the drawn times, %o", async (options) => {
+    const objective: Objective = { schedule: flowPath(options), predict: "flow" };
+    const drawn = drawTimesteps(objective, n, seeded(4), { kind: "logit-normal" });
+    expect(drawn.data).toEqual(sampleTimesteps(objective.schedule, n, seeded(4), { kind: "logit-normal" }));
+    expect((await lossOf(objective, drawn)) / exact(drawn.data as Float32Array)).toBeCloseTo(1, 5);
+  });
+
+  test("at the ends of the path, where there is only image and only noise", async () => {
+    const ends = float32([n], [0, 1000, 0, 1000]);
+    const found = await lossOf({ schedule: flowPath(), predict: "flow" }, ends);
+    expect(found / exact(ends.data)).toBeCloseTo(1, 5);
+  });
+});
+
+test("offset noise moves every channel of every image by a constant of its own", () => {
+  const moved = offsetNoise(noise, 0.1, seeded(3));
+  const offsets = seeded(3).normal([n, c, 1, 1]).data;
+  for (let i = 0; i < noise.data.length; i++) {
+    expect(moved.data[i]! - noise.data[i]!).toBeCloseTo(0.1 * offsets[Math.floor(i / (h * w))]!, 6);
+  }
+  expect(offsetNoise(noise, 0, seeded(3))).toBe(noise);
 });
 
 test("bytes become numbers from −1 to 1", async () => {

@@ -1,21 +1,41 @@
-import { sizeOf } from "../core/host-tensor.ts";
-import { type LossWeighting, levelOfAlphaBar, lossWeights, type NoiseSchedule, target } from "../diffusion/index.ts";
-import { add, cast, gather, mean, mul, reshape, sub, sumSquares, type Tensor, values } from "../graph/index.ts";
+import { type HostTensor, hostTensor, sizeOf } from "../core/host-tensor.ts";
+import type { Random } from "../core/random.ts";
+import {
+  type FlowPath,
+  isFlowPath,
+  type LossWeighting,
+  levelOfAlphaBar,
+  lossWeights,
+  type NoiseSchedule,
+  sampleTimesteps,
+  type TimestepSampling,
+  target,
+} from "../diffusion/index.ts";
+import { add, cast, gather, input, mean, mul, reshape, sub, sumSquares, type Tensor, values } from "../graph/index.ts";
 
-/** What a denoising network is trained for. */
-export interface Objective {
+/** What a network is trained for on a noise schedule. */
+export interface ScheduleObjective {
   readonly schedule: NoiseSchedule;
   readonly predict: "noise" | "x0" | "v";
   readonly weighting?: LossWeighting;
 }
 
+/** Flow matching: the velocity ε − x₀ of the straight path. What is trained most is a matter of how times are drawn. */
+export interface FlowObjective {
+  readonly schedule: FlowPath;
+  readonly predict: "flow";
+}
+
+/** What a denoising network is trained for. */
+export type Objective = ScheduleObjective | FlowObjective;
+
 /** A batch as the loss sees it. */
 export interface NoisyBatch {
-  /** Images in [−1, 1], [n, c, h, w]. */
+  /** Images in [−1, 1] or latents, [n, c, h, w]. */
   readonly x0: Tensor;
-  /** Standard normal noise of the same shape. */
+  /** Standard normal noise of the same shape, perhaps with an offset (`offsetNoise`). */
   readonly noise: Tensor;
-  /** int64 [n], each from 0 to T − 1. */
+  /** int64 [n], each from 0 to T − 1; for flow matching float32 [n] from 0 to T. See {@link timestepsInput}. */
   readonly timesteps: Tensor;
 }
 
@@ -24,16 +44,50 @@ export function normalizedPixels(images: Tensor): Tensor {
   return sub(mul(cast(images, "float32"), 1 / 127.5), 1);
 }
 
+/** The graph input for the timesteps of `count` images, of the type that the objective's are. */
+export function timestepsInput({ schedule }: Pick<Objective, "schedule">, count: number, name = "timesteps"): Tensor {
+  return input(name, [count], isFlowPath(schedule) ? "float32" : "int64");
+}
+
+/** Draws what that input is fed. */
+export function drawTimesteps(
+  { schedule }: Pick<Objective, "schedule">,
+  count: number,
+  random: Random,
+  sampling?: TimestepSampling,
+): HostTensor<"int64"> | HostTensor<"float32"> {
+  const drawn = sampleTimesteps(schedule, count, random, sampling);
+  return drawn instanceof Float32Array
+    ? hostTensor("float32", [count], drawn)
+    : hostTensor("int64", [count], BigInt64Array.from(drawn, BigInt));
+}
+
+/** The network of a loss: called with x_t [n, c, h, w] and the timesteps as float32 [n]; conditions are its own business. */
+export type LossNetwork = (x: Tensor, timesteps: Tensor) => Tensor;
+
 /**
- * The denoising loss (Ho et al. 2020, eq. 14, for ε): the network is asked at x_t = √ᾱ_t·x₀ + √(1 − ᾱ_t)·ε for ε, x₀ or
- * v = √ᾱ_t·ε − √(1 − ᾱ_t)·x₀, and the squared errors are averaged, each image with the weight of its timestep.
+ * The denoising loss. On a noise schedule (Ho et al. 2020, eq. 14, for ε) the network is asked at
+ * x_t = √ᾱ_t·x₀ + √(1 − ᾱ_t)·ε for ε, x₀ or v = √ᾱ_t·ε − √(1 − ᾱ_t)·x₀, and the squared errors are averaged, each image
+ * with the weight of its timestep. For flow matching it is asked at x_s = (1 − s)·x₀ + s·ε for ε − x₀ (Liu et al. 2023,
+ * eq. 1; Esser et al. 2024, eq. 13), all with equal weight.
  *
- * @param network called with x_t [n, c, h, w] and the timesteps as float32 [n]; labels and the like are its own business
  * @returns a scalar
  */
-export function diffusionLoss(
-  network: (x: Tensor, timesteps: Tensor) => Tensor,
-  { schedule, predict, weighting = { kind: "uniform" } }: Objective,
+export function diffusionLoss(network: LossNetwork, objective: Objective, batch: NoisyBatch): Tensor {
+  return objective.predict === "flow" ? flowLoss(network, objective, batch) : scheduleLoss(network, objective, batch);
+}
+
+function flowLoss(network: LossNetwork, { schedule }: FlowObjective, { x0, noise, timesteps }: NoisyBatch): Tensor {
+  const n = x0.shape[0]!;
+  const sigma = reshape(mul(timesteps, 1 / schedule.steps), [n, 1, 1, 1]);
+  const velocity = sub(noise, x0);
+  const output = network(add(x0, mul(velocity, sigma)), timesteps);
+  return squaredError(output, velocity);
+}
+
+function scheduleLoss(
+  network: LossNetwork,
+  { schedule, predict, weighting = { kind: "uniform" } }: ScheduleObjective,
   { x0, noise, timesteps }: NoisyBatch,
 ): Tensor {
   const n = x0.shape[0]!;
@@ -44,8 +98,8 @@ export function diffusionLoss(
   const sigma = ofTimestep(levels.map((level) => level.sigma));
   const noisy = add(mul(x0, alpha), mul(noise, sigma));
   const output = network(noisy, cast(timesteps, "float32"));
+  if (weighting.kind === "uniform") return squaredError(output, wanted());
   const error = sub(output, wanted());
-  if (weighting.kind === "uniform") return mean(mul(error, error));
   const perImage = mul(sumSquares(error, [1, 2, 3]), n / sizeOf(x0.shape));
   const weights = reshape(ofTimestep(lossWeights(schedule, predict, weighting)), [n]);
   return mean(mul(perImage, weights));
@@ -59,4 +113,9 @@ export function diffusionLoss(
       mul(noise, ofTimestep(coefficients.map(([, ofNoise]) => ofNoise))),
     );
   }
+}
+
+function squaredError(output: Tensor, wanted: Tensor): Tensor {
+  const error = sub(output, wanted);
+  return mean(mul(error, error));
 }
