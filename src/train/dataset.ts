@@ -1,7 +1,7 @@
 import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../core/errors.ts";
-import { type Dataset, idxFiles, imageFolder, mnistDigits, mnistLike } from "../data/index.ts";
+import { type Dataset, emoji, idxFiles, imageFolder, mnistDigits, mnistLike } from "../data/index.ts";
 import type { Recipe } from "./recipe.ts";
 
 /**
@@ -17,10 +17,11 @@ export async function datasetOf(
     requireGrayDigits(recipe);
     return mnistDigits({ padTo: size ?? 32, flip });
   }
+  if (data === "emoji") return emojiFor(recipe, { signal, cache });
   const found = statSync(data, { throwIfNoEntry: false });
   if (!found) {
     throw new UserError(`There is no folder or file ${data}.`, {
-      hint: 'Give a folder of images, an IDX file, or "mnist" for the packaged digits.',
+      hint: 'Give a folder of images, an IDX file, or "mnist" or "emoji" for what packages hold.',
       field: "data",
     });
   }
@@ -50,6 +51,18 @@ export async function datasetOf(
     cache,
     signal,
   });
+}
+
+/** The emoji to train on; a tenth is held out. */
+async function emojiFor(recipe: Recipe, reading: { signal?: AbortSignal; cache?: string | false }): Promise<Dataset> {
+  const { colour, labels, size = 64, flip, background } = recipe;
+  if (labels !== "auto") {
+    throw new UserError(`The emoji have classes of their own; labels "${labels}" cannot be given.`, {
+      hint: "Leave labels out: the class of an emoji is its group in Unicode's list.",
+      field: "labels",
+    });
+  }
+  return emoji({ size, channels: colour === "gray" ? 1 : 3, background, flip, ...reading });
 }
 
 /** IDX files hold gray images, and their labels in a file: options that say otherwise are not passed over in silence. */

@@ -16,7 +16,7 @@ export const recipeSchema = z.strictObject({
   data: z
     .string()
     .describe(
-      'folder of images (any depth), IDX file, folder with MNIST\'s four files, or "mnist" for the packaged digits',
+      'folder of images (any depth), IDX file, folder with MNIST\'s four files, "mnist" for the packaged digits, or "emoji" for those of the package @lobehub/fluent-emoji-3d',
     ),
   labels: z
     .string()
