@@ -5,14 +5,14 @@ import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { hostImage, readJsonObject, writeJsonObject, writeModelFolder } from "../src/io/index.ts";
 import { unet2dCondition } from "../src/models/index.ts";
-import { pipeline, type StableDiffusionPipeline } from "../src/pipelines/index.ts";
+import { pipeline, type TextToImagePipeline } from "../src/pipelines/index.ts";
 import { randomWeights } from "./original-files.ts";
 
 // A latent consistency model in small: the U-Net is told the guidance scale.
 
 const model = fileURLToPath(new URL("fixtures/reference/pipelines/sd15", import.meta.url));
 let folder: string;
-let pipe: StableDiffusionPipeline;
+let pipe: TextToImagePipeline;
 
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "allegory-consistency-"));

@@ -7,13 +7,13 @@ import type { HostTensor } from "../src/core/host-tensor.ts";
 import { seeded } from "../src/core/random.ts";
 import { hostImage, readJsonObject, writeModelFolder } from "../src/io/index.ts";
 import { controlNet, initialize } from "../src/models/index.ts";
-import { pipeline, type StableDiffusionPipeline } from "../src/pipelines/index.ts";
+import { pipeline, type TextToImagePipeline } from "../src/pipelines/index.ts";
 
 const model = fileURLToPath(new URL("fixtures/reference/pipelines/sd15", import.meta.url));
 let folder: string;
-let plain: StableDiffusionPipeline;
-let zero: StableDiffusionPipeline;
-let trained: StableDiffusionPipeline;
+let plain: TextToImagePipeline;
+let zero: TextToImagePipeline;
+let trained: TextToImagePipeline;
 
 /** A control network for the tiny model: as new, where it says nothing yet, or with random numbers throughout. */
 async function writeControlNet(path: string, asNew: boolean): Promise<void> {
@@ -56,7 +56,7 @@ const controlImage = hostImage(
 const request = { prompt: "a photo of a red cat", steps: 4, sampler: "euler" } as const;
 const farthest = (a: ArrayLike<number>, b: ArrayLike<number>) =>
   Array.from(a).reduce((most, value, i) => Math.max(most, Math.abs(value - b[i]!)), 0);
-const draw = async (pipe: StableDiffusionPipeline, more: object = {}) =>
+const draw = async (pipe: TextToImagePipeline, more: object = {}) =>
   (await pipe.generate({ ...request, controlImage, ...more }))[0]!.float.data;
 
 test("a control network that is not trained yet changes nothing, whatever the picture", async () => {

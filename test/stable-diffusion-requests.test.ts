@@ -1,10 +1,10 @@
 import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { pipeline, type StableDiffusionPipeline, textToImageRequest } from "../src/pipelines/index.ts";
+import { pipeline, type TextToImagePipeline, textToImageRequest } from "../src/pipelines/index.ts";
 
 const model = fileURLToPath(new URL("fixtures/reference/pipelines/sd15", import.meta.url));
-let pipe: StableDiffusionPipeline;
+let pipe: TextToImagePipeline;
 beforeAll(async () => {
   pipe = await pipeline("text-to-image", model, { threads: 1 });
 });

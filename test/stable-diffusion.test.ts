@@ -5,13 +5,13 @@ import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { seeded } from "../src/core/random.ts";
 import { hostImage, readJsonObject, writeJsonObject } from "../src/io/index.ts";
-import { pipeline, type StableDiffusionPipeline, type TextToImageRequestInput } from "../src/pipelines/index.ts";
+import { pipeline, type TextToImagePipeline, type TextToImageRequestInput } from "../src/pipelines/index.ts";
 import { pipelines } from "./reference/cases/pipelines.ts";
 
 const reference = fileURLToPath(new URL("fixtures/reference", import.meta.url));
 const model = join(reference, "pipelines", "sd15");
 let folder: string;
-let pipe: StableDiffusionPipeline;
+let pipe: TextToImagePipeline;
 
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "allegory-sd-"));

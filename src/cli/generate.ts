@@ -6,10 +6,10 @@ import { encodeImage, type HubProgress, imageGrid, terminalImage, writeFileAtomi
 import {
   type PictureRecord,
   pictureNotes,
-  type StableDiffusionPipeline,
-  stableDiffusionPipeline,
   type TextToImagePicture,
+  type TextToImagePipeline,
   type TextToImageRequestInput,
+  textToImagePipeline,
   textToImageRequest,
 } from "../pipelines/index.ts";
 import { addComputeOptions, type ComputeFlags, computeOptions } from "./compute-options.ts";
@@ -107,7 +107,7 @@ async function generate(
   const progress = io.progress();
   const onProgress = ({ file, totalReceived, totalSize }: HubProgress) =>
     progress.update(`${bar(totalReceived / totalSize)} downloading ${file}`);
-  const opening = stableDiffusionPipeline(model, {
+  const opening = textToImagePipeline(model, {
     ...computeOptions(flags),
     hub: { revision: flags.revision, onProgress, onWarning: io.remark, signal },
     vae: flags.vae,
@@ -187,7 +187,7 @@ async function checkOutputs({ out, grid }: GenerateFlags, pictures: number): Pro
 
 async function writePicture(
   image: TextToImagePicture,
-  pipe: StableDiffusionPipeline,
+  pipe: TextToImagePipeline,
   { flags, request, model }: { readonly flags: GenerateFlags; readonly request: object; readonly model: string },
 ): Promise<string> {
   const { prompt, prompt2, negative, negative2, seed, width, height } = image;

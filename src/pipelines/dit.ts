@@ -16,9 +16,9 @@ import {
 import { dit, networkName } from "../models/index.ts";
 import { chooseSampler } from "./choose-sampler.ts";
 import { type ComputeOptions, partSessions } from "./part-sessions.ts";
-import { latentSpace } from "./stable-diffusion/latents.ts";
-import { vaeOf } from "./stable-diffusion/open-model.ts";
-import { latentPreview } from "./stable-diffusion/preview.ts";
+import { latentSpace } from "./text-to-image/latents.ts";
+import { vaeOf } from "./text-to-image/open-model.ts";
+import { latentPreview } from "./text-to-image/preview.ts";
 import type { GeneratedImage, GenerateOptions, GenerationState, UnconditionalPipeline } from "./unconditional.ts";
 import { scaled } from "./unconditional-editing.ts";
 import { classNames, type UnconditionalFolder } from "./unconditional-folder.ts";

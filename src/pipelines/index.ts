@@ -1,14 +1,14 @@
 import { UserError } from "../core/errors.ts";
 import { ditPipeline, isDitFolder } from "./dit.ts";
 import type { ComputeOptions } from "./part-sessions.ts";
-import { stableDiffusionPipeline } from "./stable-diffusion/index.ts";
-import type { StableDiffusionOptions, StableDiffusionPipeline } from "./stable-diffusion/pipeline-types.ts";
+import { textToImagePipeline } from "./text-to-image/index.ts";
+import type { TextToImageOptions, TextToImagePipeline } from "./text-to-image/pipeline-types.ts";
 import { type UnconditionalPipeline, unconditionalPipeline } from "./unconditional.ts";
 
 export { chooseSampler } from "./choose-sampler.ts";
 export type { ComputeOptions } from "./part-sessions.ts";
 export { isPicturePath, type PictureInput } from "./picture-input.ts";
-export { stableDiffusionPipeline } from "./stable-diffusion/index.ts";
+export { textToImagePipeline } from "./text-to-image/index.ts";
 export {
   PARAMETERS_KEY,
   type PictureRecord,
@@ -17,20 +17,20 @@ export {
   pictureNotes,
   REQUEST_KEY,
   readPictureNotes,
-} from "./stable-diffusion/parameters.ts";
+} from "./text-to-image/parameters.ts";
 export type {
   ResolvedRequest,
-  StableDiffusionOptions,
-  StableDiffusionPipeline,
+  TextToImageOptions,
   TextToImagePicture,
+  TextToImagePipeline,
   TextToImageRunOptions,
   TextToImageState,
-} from "./stable-diffusion/pipeline-types.ts";
+} from "./text-to-image/pipeline-types.ts";
 export {
   type TextToImageRequest,
   type TextToImageRequestInput,
   textToImageRequest,
-} from "./stable-diffusion/request.ts";
+} from "./text-to-image/request.ts";
 export {
   type GeneratedImage,
   type GenerateOptions,
@@ -55,11 +55,11 @@ interface Tasks {
   "unconditional-image-generation": { pipeline: UnconditionalPipeline; options: ComputeOptions };
   /** The same for a model with classes. */
   "class-to-image": { pipeline: UnconditionalPipeline; options: ComputeOptions };
-  "text-to-image": { pipeline: StableDiffusionPipeline; options: StableDiffusionOptions };
+  "text-to-image": { pipeline: TextToImagePipeline; options: TextToImageOptions };
   /** The same, whose requests must have an image. */
-  "image-to-image": { pipeline: StableDiffusionPipeline; options: StableDiffusionOptions };
+  "image-to-image": { pipeline: TextToImagePipeline; options: TextToImageOptions };
   /** The same, whose requests must have an image and a mask. */
-  inpainting: { pipeline: StableDiffusionPipeline; options: StableDiffusionOptions };
+  inpainting: { pipeline: TextToImagePipeline; options: TextToImageOptions };
 }
 
 /** A task that `pipeline` knows. */
@@ -76,9 +76,9 @@ const OPEN: { readonly [T in Task]: (path: string, options: Tasks[T]["options"])
       field: "task",
     });
   },
-  "text-to-image": stableDiffusionPipeline,
-  "image-to-image": (path, options) => stableDiffusionPipeline(path, { ...options, needs: ["image"] }),
-  inpainting: (path, options) => stableDiffusionPipeline(path, { ...options, needs: ["image", "mask"] }),
+  "text-to-image": textToImagePipeline,
+  "image-to-image": (path, options) => textToImagePipeline(path, { ...options, needs: ["image"] }),
+  inpainting: (path, options) => textToImagePipeline(path, { ...options, needs: ["image", "mask"] }),
 };
 
 /**

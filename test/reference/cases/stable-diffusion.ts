@@ -5,9 +5,9 @@ import { type Random, seeded } from "../../../src/core/random.ts";
 import type { SchedulerConfig } from "../../../src/diffusion/index.ts";
 import { type HostImage, hostImage, readSafetensors } from "../../../src/io/index.ts";
 import {
-  type StableDiffusionPipeline,
-  stableDiffusionPipeline,
+  type TextToImagePipeline,
   type TextToImageRequestInput,
+  textToImagePipeline,
 } from "../../../src/pipelines/index.ts";
 import { type Comparison, compare } from "../case.ts";
 
@@ -52,7 +52,7 @@ export async function runStableDiffusion(folder: string, stem: string): Promise<
   const one = JSON.parse(await readFile(`${stem}.json`, "utf8")) as StableDiffusionCase;
   const tensors = await readSafetensors(`${stem}.safetensors`);
   const scheduler = { ...one.scheduler.config, _class_name: one.scheduler.class };
-  const pipe = await stableDiffusionPipeline(folder, { threads: 1, scheduler });
+  const pipe = await textToImagePipeline(folder, { threads: 1, scheduler });
   try {
     const request = requestOf(one, tensors, folder);
     return [
@@ -107,7 +107,7 @@ function imageOf(tensor: HostTensor | undefined): HostImage | undefined {
   return hostImage(width, height, channels as 1 | 3, tensor.data as Uint8Array);
 }
 
-function tokens(pipe: StableDiffusionPipeline, { call, token_ids, token_ids_2 }: StableDiffusionCase): Comparison[] {
+function tokens(pipe: TextToImagePipeline, { call, token_ids, token_ids_2 }: StableDiffusionCase): Comparison[] {
   const texts: Readonly<Record<string, unknown>> = { ...call, empty: "" };
   return [token_ids, token_ids_2 ?? {}].flatMap((tables, encoder) =>
     Object.entries(tables).flatMap(([name, rows]) => {
@@ -121,7 +121,7 @@ function tokens(pipe: StableDiffusionPipeline, { call, token_ids, token_ids_2 }:
 }
 
 async function conditions(
-  pipe: StableDiffusionPipeline,
+  pipe: TextToImagePipeline,
   request: TextToImageRequestInput,
   tensors: Tensors,
 ): Promise<Comparison[]> {
@@ -145,7 +145,7 @@ async function conditions(
 }
 
 async function picture(
-  pipe: StableDiffusionPipeline,
+  pipe: TextToImagePipeline,
   request: TextToImageRequestInput,
   { generator_seeds, random_draws, sensitivity }: StableDiffusionCase,
   tensors: Tensors,

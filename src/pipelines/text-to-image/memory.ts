@@ -2,7 +2,7 @@ import { totalmem } from "node:os";
 import { UserError } from "../../core/errors.ts";
 import { sizeOf } from "../../core/host-tensor.ts";
 import type { Part } from "../part-sessions.ts";
-import type { StableDiffusionFolder } from "./folder.ts";
+import type { TextToImageModel } from "./folder.ts";
 
 /** What a run takes, in bytes: networks in float32, and the largest states of one call. */
 export interface MemoryEstimate {
@@ -27,7 +27,7 @@ const BYTES = 4;
  * An estimate from below of what a run takes. Of the U-Net: the states that are kept for the way up, and about eight of
  * its widest at work; of the autoencoder: six pictures of its finest states, whose upper half is twice as wide.
  */
-export function memoryEstimate(folder: StableDiffusionFolder, needs: MemoryNeeds): MemoryEstimate {
+export function memoryEstimate(folder: TextToImageModel, needs: MemoryNeeds): MemoryEstimate {
   const { unet, vae, textEncoders, controlNet, factor } = folder;
   const { batch, guided, size, tile, lowMemory } = needs;
   const [height, width] = size;
@@ -54,7 +54,7 @@ export function memoryEstimate(folder: StableDiffusionFolder, needs: MemoryNeeds
 }
 
 /** Throws a UserError for a run that cannot fit into the memory there is (`limit` in bytes; default: the machine's). */
-export function mustFit(folder: StableDiffusionFolder, needs: MemoryNeeds, limit = availableMemory()): void {
+export function mustFit(folder: TextToImageModel, needs: MemoryNeeds, limit = availableMemory()): void {
   const { weights, states, total } = memoryEstimate(folder, needs);
   if (total <= limit) return;
   const wishes = [

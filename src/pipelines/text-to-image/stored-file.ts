@@ -7,7 +7,7 @@ import type { OpenModelOptions, StoredModel, StoredPart } from "./folder.ts";
 /** CLIP's other text encoder, OpenCLIP, is padded with this token, which has id 0. */
 const OPEN_CLIP_PADDING = "!";
 
-/** Reads a single-file checkpoint, with a tokenizer from elsewhere. UserErrors as of `openStableDiffusion`. */
+/** Reads a single-file checkpoint, with a tokenizer from elsewhere. UserErrors as of `openTextToImage`. */
 export async function storedFile(
   path: string,
   { vae, controlNet, scheduler, tokenizer, variant }: OpenModelOptions,

@@ -3,7 +3,7 @@ import type { Samples } from "../../diffusion/index.ts";
 import { concat, type Tensor } from "../../graph/index.ts";
 import { diagonalGaussian, inTiles } from "../../models/index.ts";
 import { type ComputeOptions, partSessions } from "../part-sessions.ts";
-import type { StableDiffusionFolder } from "./folder.ts";
+import type { TextToImageModel } from "./folder.ts";
 
 /** The distribution that a picture is encoded as, before scaling: [1, channels, h, w]. */
 export interface Posterior {
@@ -29,10 +29,7 @@ export interface LatentSpace {
 }
 
 /** Opens a model's autoencoder. */
-export function latentSpace(
-  folder: Pick<StableDiffusionFolder, "vae" | "factor">,
-  compute: ComputeOptions,
-): LatentSpace {
+export function latentSpace(folder: Pick<TextToImageModel, "vae" | "factor">, compute: ComputeOptions): LatentSpace {
   const { network } = folder.vae;
   const { factor } = folder;
   const sessions = partSessions(folder.vae, compute);

@@ -4,12 +4,12 @@ import type { HostImage } from "../../io/index.ts";
 import type { Device } from "../../runtime/index.ts";
 import type { ComputeOptions } from "../part-sessions.ts";
 import type { GuidedConditions } from "./conditions.ts";
-import type { OpenModelOptions, StableDiffusionFolder } from "./folder.ts";
+import type { OpenModelOptions, TextToImageModel } from "./folder.ts";
 import type { MemoryEstimate } from "./memory.ts";
 import type { PictureWords, TextToImageRequest, TextToImageRequestInput } from "./request.ts";
 import type { DroppedText, TextEncoders } from "./text.ts";
 
-export interface StableDiffusionOptions extends ComputeOptions, OpenModelOptions {
+export interface TextToImageOptions extends ComputeOptions, OpenModelOptions {
   /** Frees each network before the next one is loaded, at the price of loading it again for the next batch. */
   readonly lowMemory?: boolean;
   /** Bytes of memory that a run may take; one that takes more is refused. Default: what the machine has. */
@@ -60,8 +60,8 @@ export interface TextToImageRunOptions {
 }
 
 /** A Stable Diffusion model, ready to draw. */
-export interface StableDiffusionPipeline {
-  readonly folder: StableDiffusionFolder;
+export interface TextToImagePipeline {
+  readonly folder: TextToImageModel;
   /** The text encoders: token ids, embeddings, and what is cut off a prompt. */
   readonly text: TextEncoders;
   /** What the U-Net runs on, known once it drew something. */

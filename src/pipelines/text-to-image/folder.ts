@@ -36,7 +36,7 @@ export interface StoredModel {
 }
 
 /** A Stable Diffusion model on disk, its weights not read yet. */
-export interface StableDiffusionFolder {
+export interface TextToImageModel {
   readonly path: string;
   /** The class of model_index.json. */
   readonly className: string;

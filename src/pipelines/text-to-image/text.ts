@@ -3,7 +3,7 @@ import { float32, int64, sizeOf } from "../../core/host-tensor.ts";
 import type { Samples } from "../../diffusion/index.ts";
 import type { Tensor } from "../../graph/index.ts";
 import { type ComputeOptions, partSessions, type WeightChange } from "../part-sessions.ts";
-import type { StableDiffusionFolder, TextEncoder } from "./folder.ts";
+import type { TextEncoder, TextToImageModel } from "./folder.ts";
 import { type PromptReading, type TokenChunk, tokenChunks } from "./token-chunks.ts";
 
 /** A text as the U-Net sees it. */
@@ -50,7 +50,7 @@ const KEPT = 32;
  * Opens the text encoders of a model. Stable Diffusion takes the last state, normalized; SDXL the state before the last
  * layer as it is, of both encoders, and the pooled text of the last one (Podell et al. 2023, section 2.1).
  */
-export function textEncoders(folder: StableDiffusionFolder, compute: ComputeOptions): TextEncoders {
+export function textEncoders(folder: TextToImageModel, compute: ComputeOptions): TextEncoders {
   const encoders = folder.textEncoders;
   const sessions = encoders.map(({ part }) => partSessions(part, compute));
   const penultimate = folder.sizeConditions;

@@ -12,7 +12,7 @@ import {
   unet2dCondition,
 } from "../../models/index.ts";
 import type { Part } from "../part-sessions.ts";
-import type { OpenModelOptions, StableDiffusionFolder, StoredModel, StoredPart } from "./folder.ts";
+import type { OpenModelOptions, StoredModel, StoredPart, TextToImageModel } from "./folder.ts";
 import { storedFile } from "./stored-file.ts";
 import { storedFolder } from "./stored-folder.ts";
 
@@ -23,10 +23,7 @@ import { storedFolder } from "./stored-folder.ts";
  * @param model a folder, a safetensors file, or `org/name` of the Hugging Face hub
  * @throws UserError that says what is there when it is something else, and what is missing
  */
-export async function openStableDiffusion(
-  model: string,
-  options: OpenModelOptions = {},
-): Promise<StableDiffusionFolder> {
+export async function openTextToImage(model: string, options: OpenModelOptions = {}): Promise<TextToImageModel> {
   const path = await modelFolder(model, { ...options.hub, variant: options.variant });
   if ((await stat(path)).isFile()) return assembled(await storedFile(path, options));
   if (!isPipelineFolder(path)) {
@@ -39,7 +36,7 @@ export async function openStableDiffusion(
 }
 
 /** Builds the networks. Throws a UserError for parts that do not fit together. */
-function assembled(stored: StoredModel): StableDiffusionFolder {
+function assembled(stored: StoredModel): TextToImageModel {
   const { path, className, textEncoders, scheduler, aestheticScore, zerosForEmptyPrompt, warnings } = stored;
   const unet = unet2dCondition(stored.unet.config);
   const { in_channels: inputs, out_channels: channels, addition_embed_type: addition } = unet.config;

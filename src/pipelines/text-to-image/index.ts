@@ -21,12 +21,12 @@ import { guidedUnet } from "./denoise.ts";
 import { enlarged } from "./enlarge.ts";
 import { type AutoencoderOptions, latentSpace } from "./latents.ts";
 import { memoryEstimate, mustFit } from "./memory.ts";
-import { openStableDiffusion } from "./open-model.ts";
+import { openTextToImage } from "./open-model.ts";
 import type {
   ResolvedRequest,
-  StableDiffusionOptions,
-  StableDiffusionPipeline,
+  TextToImageOptions,
   TextToImagePicture,
+  TextToImagePipeline,
   TextToImageRunOptions,
   TextToImageState,
 } from "./pipeline-types.ts";
@@ -55,11 +55,11 @@ const DEFAULTS = {
  * has a random source of its own, seeded with its seed, so it does not depend on what is drawn with it.
  * @throws UserError for other folders
  */
-export async function stableDiffusionPipeline(
+export async function textToImagePipeline(
   path: string,
-  options: StableDiffusionOptions = {},
-): Promise<StableDiffusionPipeline> {
-  const folder = await openStableDiffusion(path, options);
+  options: TextToImageOptions = {},
+): Promise<TextToImagePipeline> {
+  const folder = await openTextToImage(path, options);
   const text = textEncoders(folder, options);
   const unet = partSessions(folder.unet, options);
   const vae = latentSpace(folder, options);

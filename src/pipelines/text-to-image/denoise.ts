@@ -5,7 +5,7 @@ import { concat, type Tensor } from "../../graph/index.ts";
 import type { PartSessions, WeightChange } from "../part-sessions.ts";
 import type { Conditions, GuidedConditions } from "./conditions.ts";
 import { type controlOf, residualInputs } from "./control.ts";
-import type { StableDiffusionFolder } from "./folder.ts";
+import type { TextToImageModel } from "./folder.ts";
 import type { BatchStart } from "./source.ts";
 
 export interface DenoiseOptions {
@@ -23,7 +23,7 @@ export interface DenoiseOptions {
 
 /** The U-Net as a sampler's network: guided where the request says so, with both conditions in one batch. */
 export function guidedUnet(
-  { unet }: StableDiffusionFolder,
+  { unet }: TextToImageModel,
   sessions: PartSessions,
   { conditions, guidance, seen, signal, change, control, onCall }: DenoiseOptions,
 ): Network {

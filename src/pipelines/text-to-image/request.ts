@@ -2,7 +2,7 @@ import { z } from "zod";
 import { UserError } from "../../core/errors.ts";
 import { GRIDS, SAMPLERS, type SamplerName } from "../../diffusion/index.ts";
 import { pictureInput } from "../picture-input.ts";
-import type { StableDiffusionFolder } from "./folder.ts";
+import type { TextToImageModel } from "./folder.ts";
 
 const SAMPLER_NAMES = Object.keys(SAMPLERS) as [SamplerName, ...SamplerName[]];
 const whole = (minimum: number) => z.number().int().min(minimum);
@@ -97,7 +97,7 @@ const SIZES = [
 ] as const;
 
 /** Throws a UserError for fields that say nothing together, contradict each other or are for other models. */
-export function checkRequest(request: TextToImageRequest, folder: StableDiffusionFolder, guidance: number): void {
+export function checkRequest(request: TextToImageRequest, folder: TextToImageModel, guidance: number): void {
   const { image, mask, strength } = request;
   const need = (field: "mask" | "strength", value: unknown) => {
     if (value === undefined || image !== undefined) return;

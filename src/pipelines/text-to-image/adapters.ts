@@ -2,11 +2,11 @@ import type { Adapter } from "../../models/index.ts";
 import { lora } from "../../models/index.ts";
 import { openAdapter } from "../adapters.ts";
 import type { WeightChange } from "../part-sessions.ts";
-import type { StableDiffusionFolder } from "./folder.ts";
+import type { TextToImageModel } from "./folder.ts";
 import type { TextToImageRequest } from "./request.ts";
 
 /** Finds what a request's LoRAs change in each part of a model. Files are read once. */
-export function adapterLoader({ unet, textEncoders }: StableDiffusionFolder) {
+export function adapterLoader({ unet, textEncoders }: TextToImageModel) {
   const opened = new Map<string, Promise<Adapter>>();
   const open = (path: string): Promise<Adapter> => {
     const adapter = opened.get(path) ?? openAdapter(path);

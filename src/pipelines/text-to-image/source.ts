@@ -10,7 +10,7 @@ import {
 import { type HostImage, resizeImage, tensorFromImages } from "../../io/index.ts";
 import { decodePicture } from "../picture-input.ts";
 import { scaled } from "../unconditional-editing.ts";
-import type { StableDiffusionFolder } from "./folder.ts";
+import type { TextToImageModel } from "./folder.ts";
 import type { AutoencoderOptions, LatentSpace, Posterior } from "./latents.ts";
 import type { TextToImageRequest } from "./request.ts";
 
@@ -34,7 +34,7 @@ const STRENGTH = { sd: 0.8, xl: 0.3, masked: 1 };
  */
 export async function readSource(
   request: TextToImageRequest,
-  folder: StableDiffusionFolder,
+  folder: TextToImageModel,
 ): Promise<{ readonly size: readonly [number, number]; readonly source: Source | undefined }> {
   const { image, mask, controlImage } = request;
   const sized = request.height !== undefined && request.width !== undefined;
@@ -128,7 +128,7 @@ export interface StartOptions {
   /** Whether each picture draws from a source of its own; else one draw is shared by all. */
   readonly perPicture: boolean;
   readonly vae: LatentSpace;
-  readonly folder: StableDiffusionFolder;
+  readonly folder: TextToImageModel;
 }
 
 /**
@@ -179,7 +179,7 @@ function lateStart(plan: SamplingPlan, latent: Samples, noise: Samples, strength
 }
 
 /** The size a model was trained with, [height, width] in pixels. */
-function trainedSize({ unet, factor, path }: StableDiffusionFolder): readonly [number, number] {
+function trainedSize({ unet, factor, path }: TextToImageModel): readonly [number, number] {
   const { sample_size: size } = unet.network.config;
   if (size === null) {
     throw new UserError(`${path} does not say which size it was trained with.`, {

@@ -1,6 +1,6 @@
 import { UserError } from "../../core/errors.ts";
 import { firstStep } from "../../diffusion/index.ts";
-import type { StableDiffusionFolder } from "./folder.ts";
+import type { TextToImageModel } from "./folder.ts";
 import type { ResolvedRequest, TextToImagePicture, TextToImageRunOptions, TextToImageState } from "./pipeline-types.ts";
 
 /** Draws the pictures of a request that enlarges nothing. */
@@ -16,7 +16,7 @@ export type Pass = (
 export async function* enlarged(
   request: ResolvedRequest,
   options: TextToImageRunOptions,
-  { pass, folder }: { readonly pass: Pass; readonly folder: StableDiffusionFolder },
+  { pass, folder }: { readonly pass: Pass; readonly folder: TextToImageModel },
 ): AsyncGenerator<TextToImageState, void, void> {
   const { enlarge, enlargeStrength, enlargeSteps } = request;
   const first: ResolvedRequest = { ...request, enlarge: undefined };

@@ -1,7 +1,7 @@
 import { UserError } from "../../core/errors.ts";
 import { float32 } from "../../core/host-tensor.ts";
 import type { Samples } from "../../diffusion/index.ts";
-import type { StableDiffusionFolder } from "./folder.ts";
+import type { TextToImageModel } from "./folder.ts";
 import type { PictureWords, TextToImageRequest } from "./request.ts";
 import { type EncodedText, stacked, type TextEncoders, type TextOptions } from "./text.ts";
 import type { PromptReading } from "./token-chunks.ts";
@@ -33,7 +33,7 @@ export interface ConditionOptions extends Pick<TextOptions, "clipSkip" | "signal
 /** Encodes the words of a batch of pictures, and everything else that the U-Net is told. */
 export async function conditionsOf(
   pictures: readonly PictureWords[],
-  folder: StableDiffusionFolder,
+  folder: TextToImageModel,
   encoders: TextEncoders,
   request: TextToImageRequest,
   { guidance, size, ...options }: ConditionOptions,
@@ -83,7 +83,7 @@ export function partsOf(
   return Math.max(encoders.parts([prompt, prompt2], reading), encoders.parts([negative, negative2], reading));
 }
 
-function textOf(folder: StableDiffusionFolder, encoded: readonly EncodedText[]): Conditions {
+function textOf(folder: TextToImageModel, encoded: readonly EncodedText[]): Conditions {
   const text = stacked(encoded.map(({ states }) => states));
   return folder.sizeConditions ? { text, textEmbeds: stacked(encoded.map(({ pooled }) => pooled)) } : { text };
 }
@@ -104,7 +104,7 @@ const AESTHETIC = { positive: 6, negative: 2.5 };
 
 /** SDXL's size and crop conditions (Podell et al. 2023, section 2.2): heights first. */
 function timeIdsOf(
-  { path, aestheticScore, unet }: StableDiffusionFolder,
+  { path, aestheticScore, unet }: TextToImageModel,
   request: TextToImageRequest,
   size: readonly [number, number],
 ): { readonly positive: number[]; readonly negative: number[] } {

@@ -17,7 +17,7 @@ const KNOWN = [
   ...UNUSED,
 ];
 
-/** Reads a folder in diffusers' layout. UserErrors as of `openStableDiffusion`. */
+/** Reads a folder in diffusers' layout. UserErrors as of `openTextToImage`. */
 export async function storedFolder(
   path: string,
   { variant, vae, controlNet, scheduler }: OpenModelOptions,
