@@ -19,3 +19,4 @@ export {
   mnistLike,
   mnistPackageDigits,
 } from "./named-sets.ts";
+export { learnVocabulary } from "./vocabulary.ts";

@@ -1,4 +1,5 @@
 export { type Append, writeAtomically, writeFileAtomically } from "./atomic-file.ts";
+export { type ClipVocabulary, clipVocabulary, UNMERGED, WORD_END, writeClipTokenizer } from "./clip-vocabulary.ts";
 export { type ContactSheetOptions, contactSheet } from "./contact-sheet.ts";
 export {
   bfloat16Bits,
@@ -69,4 +70,4 @@ export {
   type TensorEntry,
 } from "./safetensors-format.ts";
 export { type TerminalImageOptions, terminalImage } from "./terminal-image.ts";
-export { type EncodedPrompt, openTokenizer, type TextTokenizer } from "./tokenizer.ts";
+export { clipTokenizerOf, type EncodedPrompt, openTokenizer, type TextTokenizer } from "./tokenizer.ts";

@@ -94,7 +94,7 @@ async function readMerges(path: string): Promise<string[]> {
 }
 
 /** What transformers makes of CLIP's vocabulary (Radford et al. 2021): words of lower-cased bytes, `</w>` at their end. */
-function clipTokenizer(
+export function clipTokenizer(
   vocab: JsonObject,
   merges: readonly string[],
   given: TokenizerFiles["specials"],

@@ -2,6 +2,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { Tokenizer as TokenizerPipeline } from "@huggingface/tokenizers";
 import { UserError } from "../core/errors.ts";
+import { type ClipVocabulary, clipTokenizerFiles } from "./clip-vocabulary.ts";
 import type { JsonObject } from "./json-file.ts";
 import { readTokenizerFiles, type SpecialToken, type TokenizerFiles } from "./tokenizer-files.ts";
 
@@ -23,6 +24,8 @@ export interface TextTokenizer {
   encode(text: string): number[];
   /** The same, cut and padded to a length (default: `maxLength`). */
   encodePadded(text: string, length?: number): EncodedPrompt;
+  /** The words that a text is cut into before each becomes tokens; special tokens in the text are left out. */
+  words(text: string): string[];
   /** The text of ids, special tokens left out. */
   decode(ids: readonly number[]): string;
   /** What an id stands for in the vocabulary, for example `cat</w>`; undefined for an id that there is not. */
@@ -60,6 +63,18 @@ export async function openTokenizer(
   }
 }
 
+/**
+ * A tokenizer of a vocabulary that is at hand: the one that `openTokenizer` opens where `writeClipTokenizer` wrote it.
+ *
+ * @param options.maxLength the tokens that its text encoder has positions for, start and end included
+ */
+export function clipTokenizerOf(
+  vocabulary: ClipVocabulary,
+  { maxLength = 77 }: { readonly maxLength?: number } = {},
+): TextTokenizer {
+  return tokenizerOf(clipTokenizerFiles(vocabulary, { maxLength }));
+}
+
 function tokenizerOf({ folder, json, specials, config }: TokenizerFiles): TextTokenizer {
   const pipeline = new TokenizerPipeline(json, config);
   const { normalizer, pre_tokenizer, model, post_processor } = pipeline;
@@ -82,14 +97,17 @@ function tokenizerOf({ folder, json, specials, config }: TokenizerFiles): TextTo
     if (id === undefined) throw new UserError(`The tokenizer ${folder} has no token for "${token}".`);
     return id;
   };
-  const idsOfText = (text: string): number[] =>
+  /** Words by runs, and the special tokens between them. */
+  const piecesOf = (text: string): (readonly string[] | Added)[] =>
     asWritten(text).flatMap((part) => {
-      if (typeof part !== "string") return [part.id];
-      return afterNormalizing(normalized(part)).flatMap((piece) => {
-        if (typeof piece !== "string") return [piece.id];
-        return model(pre_tokenizer ? pre_tokenizer(piece) : [piece]).map(idOf);
+      if (typeof part !== "string") return [part];
+      return afterNormalizing(normalized(part)).map((piece) => {
+        if (typeof piece !== "string") return piece;
+        return pre_tokenizer ? pre_tokenizer(piece) : [piece];
       });
     });
+  const idsOfText = (text: string): number[] =>
+    piecesOf(text).flatMap((piece) => ("id" in piece ? [piece.id] : model([...piece]).map(idOf)));
   const nameOf = (id: number) => pipeline.id_to_token(id);
   const encode = (text: string): number[] => {
     const ids = idsOfText(text);
@@ -129,6 +147,7 @@ function tokenizerOf({ folder, json, specials, config }: TokenizerFiles): TextTo
         dropped: cut ? decode(all.slice(length - 1, -1)) : "",
       };
     },
+    words: (text) => piecesOf(text).flatMap((piece) => ("id" in piece ? [] : piece)),
     decode,
     tokenOf: nameOf,
     vocabularySize: model.vocab.length,
