@@ -10,7 +10,7 @@
 import { Command } from "commander";
 import { seeded } from "../src/core/random.ts";
 import type { Dataset } from "../src/data/index.ts";
-import { networkFor, openTrainer, readRecipe } from "../src/train/index.ts";
+import { imageDenoisingTask, networkFor, openTrainer, readRecipe } from "../src/train/index.ts";
 
 const command = new Command("javascript-share")
   .option("--batch <n>", "images a step", Number, 64)
@@ -47,7 +47,7 @@ const recipe = readRecipe({
   channels: channels.split(",").map(Number),
   ...(threads === undefined ? {} : { threads }),
 });
-const trainer = await openTrainer(recipe, dataset, networkFor(recipe, dataset));
+const trainer = await openTrainer(recipe, imageDenoisingTask(recipe, dataset, networkFor(recipe, dataset)));
 await trainer.next();
 await trainer.next();
 

@@ -5,6 +5,7 @@ import type { Dataset } from "../data/index.ts";
 import { type GraphCost, graphCost } from "../graph/index.ts";
 import { readProgress } from "./checkpoint.ts";
 import { datasetOf } from "./dataset.ts";
+import { imageDenoisingTask } from "./image-denoising.ts";
 import { lossFor, networkFor, type TrainedNetwork } from "./network.ts";
 import { type Recipe, type RecipeInput, readRecipe } from "./recipe.ts";
 import { replicatedStep } from "./replicated-step.ts";
@@ -96,7 +97,7 @@ export async function planTraining(
   const trained = networkFor(recipe, dataset);
   const newest = await newestCheckpoint(recipe);
   const progress = newest ? await readProgress(join(runPaths(recipe.run).checkpoints, newest)) : undefined;
-  if (progress) requireSameData(progress, dataset);
+  if (progress) requireSameData(progress, imageDenoisingTask(recipe, dataset, trained).data);
   const sessions = replicasFor({ ...recipe, threads: recipe.threads ?? availableParallelism() });
   // Images that a session sees at once: a batch is shared by sessions or cut into parts, not both.
   const part = recipe.batch / recipe.accumulate / sessions;
@@ -172,7 +173,8 @@ export function memoryEstimate({
 
 /** The median time of a few steps on random images. */
 async function measure(recipe: Recipe, like: Dataset, trained: TrainedNetwork, signal: AbortSignal | undefined) {
-  const trainer = await openTrainer(recipe, randomImages(like, recipe.batch, trained.classes), trained);
+  const images = randomImages(like, recipe.batch, trained.classes);
+  const trainer = await openTrainer(recipe, imageDenoisingTask(recipe, images, trained));
   try {
     // The first run also allocates.
     await trainer.next();

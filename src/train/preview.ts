@@ -5,27 +5,20 @@ import type { Dataset } from "../data/index.ts";
 import { finished, noiseFrom, samplerFromConfig, seededPerImage } from "../diffusion/index.ts";
 import { input } from "../graph/index.ts";
 import { assemblePatches, imagesFromTensor, saveGrid } from "../io/index.ts";
-import type { FlatLayout } from "../optim/index.ts";
 import { availableDevice, openSession, type Session, trainingTarget } from "../runtime/index.ts";
+import { schedulerConfigOf } from "./image-model-folder.ts";
 import type { TrainedNetwork } from "./network.ts";
 import type { Recipe } from "./recipe.ts";
-import { runPaths, schedulerConfigOf } from "./run-folder.ts";
+import { runPaths } from "./run-folder.ts";
 import { evaluationGraph } from "./step.ts";
-
-/** Draws pictures with the weights of a run that goes on. */
-export interface Preview {
-  /** Draws the grid of a step, always from the same noise, and returns the file's path. */
-  draw(step: number, weights: Float32Array): Promise<string>;
-  close(): Promise<void>;
-}
+import type { Preview, TrainedWeights } from "./task.ts";
 
 /** Opens a session whose weights are replaced at every drawing, since sessions are costly to open and close. */
 export async function openPreview(
   recipe: Recipe,
   dataset: Dataset,
   trained: TrainedNetwork,
-  layout: FlatLayout,
-  frozen: ReadonlyMap<string, HostTensor>,
+  { layout, frozen }: TrainedWeights,
 ): Promise<Preview> {
   const device = await availableDevice(recipe.device);
   const count = recipe.sampleCount;
@@ -63,7 +56,7 @@ export async function openPreview(
       const path = join(folder, `step-${String(step).padStart(8, "0")}.png`);
       const pictures = imagesFromTensor(assemblePatches(last, recipe.patch));
       await saveGrid(path, pictures, { scale: dataset.height <= 64 ? 2 : 1 });
-      return path;
+      return { path };
     },
     close: () => session.close(),
   };

@@ -1,8 +1,9 @@
 import type { HostTensor } from "../core/host-tensor.ts";
-import { add, gradients, input, mul, type Tensor, toOnnx } from "../graph/index.ts";
+import { add, input, mul, type Tensor, toOnnx } from "../graph/index.ts";
 import { namedParameters, type PartGroup } from "../nn/module.ts";
-import { adamw, clipByNorm, flatLayout, flatten, towards } from "../optim/index.ts";
-import { bindParameters, residentOf, SCALARS, type StepOptions, type TrainingStep } from "./step.ts";
+import { adamw, clipByNorm, flatLayout, towards } from "../optim/index.ts";
+import { bindParameters, lossOutputs, residentOf, SCALARS, type StepOptions, type TrainingStep } from "./step.ts";
+import type { StepLoss } from "./task.ts";
 
 /** What a replicated step reads besides `SCALARS`: AdamW's decays, so that a run can also leave the state as it is. */
 export const DECAYS = ["beta1", "beta2"] as const;
@@ -24,7 +25,7 @@ export function gradientName(i: number): string {
  */
 export function replicatedStep(
   network: PartGroup,
-  loss: Tensor,
+  loss: Tensor | StepLoss,
   replicas: number,
   { clip, target, epsilon, weightDecay }: StepOptions,
   frozenValues: ReadonlyMap<string, HostTensor> = new Map(),
@@ -41,14 +42,9 @@ export function replicatedStep(
   const state = { parameters: vector("state.parameters"), mean: vector("state.mean"), square: vector("state.square") };
   const { beta1, beta2 } = scalars;
   const next = adamw(state, clipped, scalars, { beta1, beta2, epsilon, weightDecay });
-  const gradient = flatten(
-    gradients(
-      loss,
-      trainable.map(([, parameter]) => parameter.tensor),
-    ),
-  );
+  const { outputs: ofLoss, gradient } = lossOutputs(loss, trainable);
   const outputs = {
-    loss,
+    ...ofLoss,
     gradient,
     /** Of the gradients that the run was fed. */
     gradientNorm: norm,

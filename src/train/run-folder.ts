@@ -1,11 +1,9 @@
 import { appendFile, mkdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { UserError } from "../core/errors.ts";
-import type { HostTensor } from "../core/host-tensor.ts";
-import { readJsonObject, savePlot, writeDdpmPipeline, writeFileAtomically, writeJsonObject } from "../io/index.ts";
+import { readJsonObject, savePlot, writeFileAtomically, writeJsonObject } from "../io/index.ts";
 import { checkpointFiles } from "./checkpoint.ts";
-import type { TrainedNetwork } from "./network.ts";
-import type { Recipe } from "./recipe.ts";
+import type { RunOptions } from "./run-options.ts";
 import type { StepMetrics } from "./trainer.ts";
 
 /** Where the files of a run lie. */
@@ -13,10 +11,12 @@ export function runPaths(run: string) {
   return {
     recipe: join(run, "recipe.json"),
     metrics: join(run, "metrics.jsonl"),
+    /** What was measured with each picture, where something is. */
+    evaluations: join(run, "evaluations.jsonl"),
     plot: join(run, "loss.svg"),
     checkpoints: join(run, "checkpoints"),
     samples: join(run, "samples"),
-    /** The averaged weights as a diffusers pipeline folder. */
+    /** The averaged weights, in diffusers' layout. */
     model: join(run, "model"),
   };
 }
@@ -24,7 +24,7 @@ export function runPaths(run: string) {
 /**
  * Fields of a recipe that may change from one session of a run to the next; any other change would make it another run.
  */
-const MAY_CHANGE: ReadonlySet<keyof Recipe> = new Set([
+const MAY_CHANGE: ReadonlySet<string> = new Set([
   "run",
   "data",
   "steps",
@@ -43,21 +43,22 @@ const MAY_CHANGE: ReadonlySet<keyof Recipe> = new Set([
  * Finds where a run stands, and checks that it was started with the same recipe. Writes nothing.
  * @returns the name of the newest checkpoint, if there is one
  */
-export async function newestCheckpoint(recipe: Recipe): Promise<string | undefined> {
+export async function newestCheckpoint(recipe: RunOptions): Promise<string | undefined> {
   const paths = runPaths(recipe.run);
   const newest = (await checkpointFiles(paths.checkpoints)).at(-1);
   if (newest) {
-    const before = (await readJsonObject(paths.recipe)) as Partial<Recipe>;
-    const changed = (Object.keys(recipe) as (keyof Recipe)[]).filter(
-      (key) => !MAY_CHANGE.has(key) && JSON.stringify(before[key]) !== JSON.stringify(recipe[key]),
+    const before = await readJsonObject(paths.recipe);
+    const now = new Map(Object.entries(recipe));
+    const changed = [...now.keys()].filter(
+      (key) => !MAY_CHANGE.has(key) && JSON.stringify(before[key]) !== JSON.stringify(now.get(key)),
     );
     if (changed.length > 0) {
       const lines = changed.map(
-        (key) => `  ${key}: ${JSON.stringify(before[key])} before, ${JSON.stringify(recipe[key])} now`,
+        (key) => `  ${key}: ${JSON.stringify(before[key])} before, ${JSON.stringify(now.get(key))} now`,
       );
       throw new UserError(`${recipe.run} holds a run with another recipe.\n${lines.join("\n")}`, {
         hint: "Give the same options to continue it, or another run folder to start anew.",
-        field: String(changed[0]),
+        field: changed[0],
       });
     }
   }
@@ -65,7 +66,7 @@ export async function newestCheckpoint(recipe: Recipe): Promise<string | undefin
 }
 
 /** Records the recipe in the run's folder, which is made where it is missing. */
-export async function recordRecipe(recipe: Recipe): Promise<void> {
+export async function recordRecipe(recipe: RunOptions): Promise<void> {
   await mkdir(recipe.run, { recursive: true });
   await writeJsonObject(runPaths(recipe.run).recipe, { ...recipe });
 }
@@ -79,6 +80,11 @@ export interface MetricsLine extends StepMetrics {
 export async function appendMetrics(run: string, lines: readonly MetricsLine[]): Promise<void> {
   if (lines.length === 0) return;
   await appendFile(runPaths(run).metrics, lines.map((line) => `${JSON.stringify(line)}\n`).join(""));
+}
+
+/** Appends what was measured at a step to evaluations.jsonl. */
+export async function appendEvaluation(run: string, measured: Readonly<Record<string, number>>): Promise<void> {
+  await appendFile(runPaths(run).evaluations, `${JSON.stringify(measured)}\n`);
 }
 
 /** The metrics of a run up to `step`; lines after it (of steps that a crash undid) are cut off the file. */
@@ -110,46 +116,4 @@ export async function plotLoss(run: string, metrics: readonly MetricsLine[]): Pr
     [{ name: "loss", x, y: metrics.map(({ loss }) => loss), smooth: Math.max(10, Math.round(metrics.length / 20)) }],
     { title: "Training loss", xLabel: "step", yLabel: "mean squared error", yScale: "log" },
   );
-}
-
-/** The scheduler configuration that belongs to what a recipe trains: DDPM's, as diffusers writes it. */
-export function schedulerConfigOf(recipe: Recipe): Record<string, unknown> {
-  const predictions = { noise: "epsilon", x0: "sample", v: "v_prediction" } as const;
-  const { schedule, timesteps, betaStart, betaEnd, zeroTerminalSnr, predict } = recipe;
-  const scaled = schedule === "scaled_linear";
-  return {
-    num_train_timesteps: timesteps,
-    beta_schedule: schedule,
-    beta_start: betaStart ?? (scaled ? 0.00085 : 1e-4),
-    beta_end: betaEnd ?? (scaled ? 0.012 : 0.02),
-    trained_betas: null,
-    variance_type: "fixed_small",
-    clip_sample: true,
-    clip_sample_range: 1,
-    prediction_type: predictions[predict],
-    thresholding: false,
-    timestep_spacing: "trailing",
-    steps_offset: 0,
-    rescale_betas_zero_snr: zeroTerminalSnr,
-  };
-}
-
-/** Writes the weights as a diffusers pipeline folder; with patches, as one that says it needs them. */
-export async function writeModel(
-  folder: string,
-  recipe: Recipe,
-  { config, classes, nullClass }: TrainedNetwork,
-  weights: ReadonlyMap<string, HostTensor>,
-  classNames: readonly string[] | undefined,
-): Promise<void> {
-  await writeDdpmPipeline(folder, { config, tensors: weights }, schedulerConfigOf(recipe));
-  if (recipe.patch === 1 && classes === 0) return;
-  const names = classNames ?? Array.from({ length: classes }, (_, i) => String(i));
-  const path = join(folder, "model_index.json");
-  const index = await readJsonObject(path);
-  await writeJsonObject(path, {
-    ...index,
-    ...(recipe.patch > 1 ? { _class_name: "AllegoryPatchedPipeline", patch: recipe.patch } : {}),
-    ...(classes > 0 ? { classes: names, null_class: nullClass !== undefined } : {}),
-  });
 }

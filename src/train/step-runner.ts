@@ -5,7 +5,8 @@ import type { PartGroup } from "../nn/module.ts";
 import type { AdamWOptions, FlatLayout } from "../optim/index.ts";
 import { openSession, type Session, type SessionOptions, trainingTarget } from "../runtime/index.ts";
 import { gradientName, replicatedStep, STAND_STILL } from "./replicated-step.ts";
-import { type SCALARS, type StateName, scalarFeeds, trainingStep } from "./step.ts";
+import { measureName, type SCALARS, type StateName, scalarFeeds, type TrainingStep, trainingStep } from "./step.ts";
+import type { StepLoss } from "./task.ts";
 
 type Feeds = Readonly<Record<string, HostTensor>>;
 /** The scalars of one optimizer step, see `adamwScalars` and `emaDecay`. */
@@ -14,8 +15,8 @@ export type StepScalars = Readonly<Record<(typeof SCALARS)[number], number>>;
 /** What is trained, and with what. */
 export interface StepRunnerOptions extends AdamWOptions {
   readonly network: PartGroup;
-  /** The loss of so many images, a mean over them, reading inputs by name. */
-  readonly lossOf: (images: number) => Tensor;
+  /** The loss of so many samples, a mean over them, reading inputs by name. */
+  readonly lossOf: (samples: number) => Tensor | StepLoss;
   readonly batch: number;
   readonly accumulate?: number;
   readonly clip: number;
@@ -25,13 +26,22 @@ export interface StepRunnerOptions extends AdamWOptions {
   readonly profile?: boolean;
 }
 
+/** What a step says of its batch. */
+export interface StepResult {
+  readonly loss: number;
+  /** Before clipping. */
+  readonly gradientNorm: number;
+  /** The loss's measures by name; none for a loss without. */
+  readonly measures: Readonly<Record<string, number>>;
+}
+
 /** Sessions that take training steps, and the state they share. */
 export interface StepRunner {
   readonly layout: FlatLayout;
   /** How many equal parts a batch is to be cut into. */
   readonly parts: number;
   /** One optimizer step; `feeds[i]` is part i of the batch. */
-  step(feeds: readonly Feeds[], scalars: StepScalars): Promise<{ loss: number; gradientNorm: number }>;
+  step(feeds: readonly Feeds[], scalars: StepScalars): Promise<StepResult>;
   read(name: StateName): Promise<Float32Array>;
   write(name: StateName, vector: Float32Array): Promise<void>;
   /** The sessions, for profiles. */
@@ -84,7 +94,7 @@ async function openSingle(options: StepRunnerOptions): Promise<StepRunner> {
           session.run({ ...part, ...scalarFeeds(graph, { ...scalars, move: i === accumulate - 1 ? 1 : 0 }) }),
         ),
       );
-      return { loss: meanLoss(results), gradientNorm: Number(results.at(-1)!.gradientNorm!.data[0]) };
+      return { ...meansOf(results, graph), gradientNorm: Number(results.at(-1)!.gradientNorm!.data[0]) };
     },
     read: async (name) => (await session.read(`state.${name}`)).data as Float32Array,
     write: (name, vector) => session.write(`state.${name}`, float32([layout.size], vector)),
@@ -121,7 +131,7 @@ async function openReplicas(options: StepRunnerOptions, replicas: number): Promi
       sessions.map((session, i) =>
         session.run(
           { ...feeds[i], ...gradients, ...scalarFeeds(graph, scalars) },
-          { fetch: ["loss", "gradient"], into: { gradient: to[i]! } },
+          { fetch: ["loss", "gradient", ...measuresOf(graph).map(measureName)], into: { gradient: to[i]! } },
         ),
       ),
     );
@@ -136,7 +146,7 @@ async function openReplicas(options: StepRunnerOptions, replicas: number): Promi
     async step(feeds, scalars) {
       const results = await run(feeds);
       pending = scalars;
-      return { loss: meanLoss(results), gradientNorm: meanNorm(sets[turn]!) };
+      return { ...meansOf(results, graph), gradientNorm: meanNorm(sets[turn]!) };
     },
     async read(name) {
       if (pending) {
@@ -159,8 +169,17 @@ function sharedVector(size: number): HostTensor<"float32"> {
   return float32([size], new Float32Array(new SharedArrayBuffer(4 * size)));
 }
 
-function meanLoss(results: readonly Feeds[]): number {
-  return results.reduce((sum, { loss }) => sum + Number(loss!.data[0]), 0) / results.length;
+/** The names of a step's measures. */
+function measuresOf({ outputs }: TrainingStep): string[] {
+  const prefix = measureName("");
+  return Object.keys(outputs).flatMap((name) => (name.startsWith(prefix) ? [name.slice(prefix.length)] : []));
+}
+
+/** Loss and measures, each the mean over the parts of a batch. */
+function meansOf(results: readonly Feeds[], graph: TrainingStep): Omit<StepResult, "gradientNorm"> {
+  const mean = (name: string) => results.reduce((sum, feeds) => sum + Number(feeds[name]!.data[0]), 0) / results.length;
+  const measures = measuresOf(graph).map((name) => [name, mean(measureName(name))] as const);
+  return { loss: mean("loss"), measures: Object.fromEntries(measures) };
 }
 
 /** The norm of the mean of gradients. */

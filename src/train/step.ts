@@ -12,7 +12,7 @@ import {
   type Tensor,
   toOnnx,
 } from "../graph/index.ts";
-import { namedParameters, type PartGroup } from "../nn/module.ts";
+import { namedParameters, type Parameter, type PartGroup } from "../nn/module.ts";
 import {
   type AdamWOptions,
   adamw,
@@ -23,6 +23,7 @@ import {
   towards,
   unflatten,
 } from "../optim/index.ts";
+import type { StepLoss } from "./task.ts";
 
 export interface StepOptions extends AdamWOptions {
   /** Largest norm of the gradient. */
@@ -61,16 +62,33 @@ export function scalarFeeds(
   return Object.fromEntries(read.map(([name, value]) => [name, float32([], [value])]));
 }
 
+/** The name of the output that holds a measure of the loss. */
+export const measureName = (name: string) => `measure.${name}`;
+
+/** A loss with its measures as a graph's outputs, and the gradients of `trainable` as one vector. */
+export function lossOutputs(given: Tensor | StepLoss, trainable: readonly (readonly [string, Parameter])[]) {
+  const { loss, measures = {}, gradients: own }: StepLoss = "loss" in given ? given : { loss: given };
+  const leaves = new Map(trainable.map(([name, { tensor }]) => [name, tensor] as const));
+  const each = own ? own(leaves) : gradients(loss, [...leaves.values()]);
+  return {
+    outputs: {
+      loss,
+      ...Object.fromEntries(Object.entries(measures).map(([name, tensor]) => [measureName(name), tensor])),
+    } as Record<string, Tensor>,
+    gradient: flatten(each),
+  };
+}
+
 /**
- * Builds the training step of `network` for the scalar `loss`: forward pass, all gradients, clipping, AdamW and the
- * moving average. Outputs `loss` and `gradientNorm` besides the state.
+ * Builds the training step of `network` for a loss: forward pass, all gradients, clipping, AdamW and the moving average.
+ * Outputs `loss`, `gradientNorm` and a `measure.…` for each of the loss's measures besides the state.
  *
  * With `accumulate` > 1 the gradient is summed up in the state, and the input `move` says whether this run is the last
  * of its batch (1: the optimizer moves and the sum starts again) or not (0).
  */
 export function trainingStep(
   network: PartGroup,
-  loss: Tensor,
+  loss: Tensor | StepLoss,
   { clip, accumulate = 1, target, ...optimizer }: StepOptions,
   frozenValues: ReadonlyMap<string, HostTensor> = new Map(),
 ): TrainingStep {
@@ -84,13 +102,7 @@ export function trainingStep(
     Tensor
   >;
 
-  const fresh = flatten(
-    gradients(
-      loss,
-      trainable.map(([, parameter]) => parameter.tensor),
-    ),
-  );
-  const outputs: Record<string, Tensor> = { loss };
+  const { outputs, gradient: fresh } = lossOutputs(loss, trainable);
   let next: typeof state;
   let nextAverage: Tensor;
   if (accumulate === 1) {

@@ -1,37 +1,31 @@
 import { availableParallelism } from "node:os";
 import { cutBatch } from "../core/batch-parts.ts";
 import { UserError } from "../core/errors.ts";
-import { type HostTensor, hostTensor, sizeOf } from "../core/host-tensor.ts";
+import { type HostTensor, sizeOf } from "../core/host-tensor.ts";
 import { type Random, type RandomState, restored, seeded } from "../core/random.ts";
-import { type Batches, type BatchPosition, batches, type Dataset, fingerprint } from "../data/index.ts";
-import { sampleTimesteps } from "../diffusion/index.ts";
-import { initialize } from "../models/index.ts";
+import type { BatchPosition } from "../data/index.ts";
 import { namedParameters } from "../nn/module.ts";
 import { adamwScalars, emaDecay, type FlatLayout, learningRate, packed, unpacked } from "../optim/index.ts";
 import { availableDevice, type Device } from "../runtime/index.ts";
 import type { Checkpoint, Progress } from "./checkpoint.ts";
-import { lossFor, type TrainedNetwork } from "./network.ts";
-import type { Recipe } from "./recipe.ts";
+import type { RunOptions } from "./run-options.ts";
 import { STATE, type StateName } from "./step.ts";
-import { openStepRunner } from "./step-runner.ts";
+import { openStepRunner, type StepResult } from "./step-runner.ts";
+import type { TaskData, TaskFeeds, TrainedWeights, TrainingTask } from "./task.ts";
 
 /** What one step measured. */
-export interface StepMetrics {
+export interface StepMetrics extends Omit<StepResult, "measures"> {
   /** Steps done, this one included. */
   readonly step: number;
-  readonly loss: number;
-  /** Norm of the gradient before clipping. */
-  readonly gradientNorm: number;
   readonly learningRate: number;
   /** Wall-clock seconds of the step, data included. */
   readonly seconds: number;
+  /** What else the task's loss says, by name. */
+  readonly measures?: Readonly<Record<string, number>>;
 }
 
 /** A run's arithmetic: takes steps, gives checkpoints and averaged weights. Files and progress are others' business. */
-export interface Trainer {
-  readonly layout: FlatLayout;
-  /** Parameters that are not trained, by name. */
-  readonly frozen: ReadonlyMap<string, HostTensor<"float32">>;
+export interface Trainer extends TrainedWeights {
   /** What it computes on, and why. */
   readonly device: Device;
   /** Steps done. */
@@ -45,33 +39,22 @@ export interface Trainer {
 }
 
 /**
- * Opens the training step of a recipe, from the beginning or from a checkpoint.
+ * Opens the training step of a task, from the beginning or from a checkpoint.
  * @throws UserError where the checkpoint belongs to another network or other data
  */
-export async function openTrainer(
-  recipe: Recipe,
-  dataset: Dataset,
-  trained: TrainedNetwork,
-  from?: Checkpoint,
-): Promise<Trainer> {
-  const data = from ? requireSameData(from.progress, dataset) : fingerprint(dataset);
-  const random = from ? restored(from.progress.random) : seeded(recipe.seed);
-  const start = from ? undefined : initialize(trained.network, random);
-  const frozen = frozenParameters(trained, from, start);
-  const device = await availableDevice(recipe.device);
+export async function openTrainer(options: RunOptions, task: TrainingTask, from?: Checkpoint): Promise<Trainer> {
+  const data = from ? requireSameData(from.progress, task.data) : task.data.fingerprint();
+  const random = from ? restored(from.progress.random) : seeded(options.seed);
+  const start = from ? undefined : task.start(random);
+  const frozen = frozenParameters(task, from, start);
+  const device = await availableDevice(options.device);
+  const { batch, accumulate, clip, beta1, beta2, epsilon, weightDecay } = options;
   const runner = await openStepRunner({
-    network: trained.network,
-    lossOf: (count) => lossFor(recipe, dataset, trained, count),
-    batch: recipe.batch,
-    accumulate: recipe.accumulate,
-    clip: recipe.clip,
-    beta1: recipe.beta1,
-    beta2: recipe.beta2,
-    epsilon: recipe.epsilon,
-    weightDecay: recipe.weightDecay,
-    frozen,
+    network: task.network,
+    lossOf: task.lossOf,
+    ...{ batch, accumulate, clip, beta1, beta2, epsilon, weightDecay, frozen },
     device: device.name,
-    threads: recipe.threads ?? availableParallelism(),
+    threads: options.threads ?? availableParallelism(),
   });
   const { layout } = runner;
   try {
@@ -81,14 +64,13 @@ export async function openTrainer(
     throw error;
   }
 
-  const images = batches(dataset, { batch: recipe.batch, seed: recipe.seed, from: from?.progress.position });
-  const dropping = { classes: trained.classes, nullClass: trained.nullClass, share: recipe.classDropout };
-  const prepare = () => prepareRuns(runner.parts, images, random, trained, dropping);
+  const feeds = task.feeds(random, from?.progress.position);
   let done = from?.progress.step ?? 0;
   let spent = from?.progress.seconds ?? 0;
-  let after: Prepared["after"] = { position: images.position(), random: random.state() };
+  const prepare = (step: number) => prepareRuns(runner.parts, feeds, step, random);
+  let after: Prepared["after"] = { position: feeds.position(), random: random.state() };
   let prepared: Prepared | undefined;
-  const rate = { rate: recipe.lr, kind: recipe.lrSchedule, warmup: recipe.warmup, steps: recipe.steps };
+  const rate = { rate: options.lr, kind: options.lrSchedule, warmup: options.warmup, steps: options.steps };
 
   return {
     layout,
@@ -97,19 +79,20 @@ export async function openTrainer(
     step: () => done,
     async next() {
       const started = performance.now();
-      const current = prepared ?? prepare();
-      const lr = learningRate(done, rate, recipe.minutes === undefined ? 0 : spent / (60 * recipe.minutes));
-      const decay = emaDecay(done + 1, recipe.ema, { warmup: recipe.emaWarmup });
-      const scalars = { ...adamwScalars(done + 1, lr, recipe), averaging: 1 - decay };
+      const current = prepared ?? prepare(done + 1);
+      const lr = learningRate(done, rate, options.minutes === undefined ? 0 : spent / (60 * options.minutes));
+      const decay = emaDecay(done + 1, options.ema, { warmup: options.emaWarmup });
+      const scalars = { ...adamwScalars(done + 1, lr, options), averaging: 1 - decay };
       const stepped = runner.step(current.runs, scalars);
       // The next batch is put together while the workers compute this one.
-      prepared = prepare();
-      const { loss, gradientNorm } = await stepped;
+      prepared = prepare(done + 2);
+      const { loss, gradientNorm, measures } = await stepped;
       done++;
       after = current.after;
       const seconds = (performance.now() - started) / 1000;
       spent += seconds;
-      return { step: done, loss, gradientNorm, learningRate: lr, seconds };
+      const more = Object.keys(measures).length > 0 ? { measures } : {};
+      return { step: done, loss, gradientNorm, learningRate: lr, seconds, ...more };
     },
     async checkpoint() {
       const tensors = new Map<string, HostTensor<"float32">>();
@@ -131,9 +114,9 @@ export async function openTrainer(
  * Checks that a run goes on with the data it was started on.
  * @returns the data's fingerprint
  */
-export function requireSameData({ data }: Pick<Progress, "data">, dataset: Dataset): string {
-  if (data === fingerprint(dataset)) return data;
-  throw new UserError(`The run was started on other data than ${dataset.name}.`, {
+export function requireSameData({ data }: Pick<Progress, "data">, { name, fingerprint }: TaskData): string {
+  if (data === fingerprint()) return data;
+  throw new UserError(`The run was started on other data than ${name}.`, {
     hint: "Give the data it was started with, or another run folder.",
     field: "data",
   });
@@ -145,34 +128,16 @@ interface Prepared {
   readonly after: { readonly position: BatchPosition; readonly random: RandomState };
 }
 
-/**
- * Draws what one optimizer step is fed: pictures, noise, timesteps and labels; then cuts it into parts, so that their
- * number changes nothing but the memory needed.
- */
-function prepareRuns(
-  parts: number,
-  data: Batches,
-  random: Random,
-  { schedule, sample }: TrainedNetwork,
-  { classes, nullClass, share }: { classes: number; nullClass?: number; share: number },
-): Prepared {
-  const { images, labels } = data.next();
-  const count = images.shape[0]!;
-  const feeds: Record<string, HostTensor> = {
-    images,
-    noise: random.normal([count, ...sample]),
-    timesteps: hostTensor("int64", [count], BigInt64Array.from(sampleTimesteps(schedule, count, random), BigInt)),
-  };
-  if (classes > 0) {
-    const dropped = nullClass === undefined ? undefined : random.bernoulli(share, [count]).data;
-    const kept = labels!.data.map((label, i) => (dropped?.[i] ? BigInt(nullClass!) : label));
-    feeds.labels = hostTensor("int64", [count], kept);
-  }
-  const cut = Object.entries(feeds).map(([name, tensor]) => [name, cutBatch(tensor, parts)] as const);
+/** Draws what one optimizer step is fed and cuts it into parts, so that their number changes only the memory needed. */
+function prepareRuns(parts: number, feeds: TaskFeeds, step: number, random: Random): Prepared {
+  const cut = Object.entries(feeds.next(step)).map(([name, tensor]) => {
+    const pieces = tensor.shape.length === 0 ? Array<HostTensor>(parts).fill(tensor) : cutBatch(tensor, parts);
+    return [name, pieces] as const;
+  });
   const runs = Array.from({ length: parts }, (_, i) =>
     Object.fromEntries(cut.map(([name, tensors]) => [name, tensors[i]!])),
   );
-  return { runs, after: { position: data.position(), random: random.state() } };
+  return { runs, after: { position: feeds.position(), random: random.state() } };
 }
 
 /** A vector of the state as the run begins: from its checkpoint, or as a network starts. */
@@ -198,7 +163,7 @@ function startOf(
 }
 
 function frozenParameters(
-  { network }: TrainedNetwork,
+  { network }: TrainingTask,
   from: Checkpoint | undefined,
   start: ReadonlyMap<string, HostTensor<"float32">> | undefined,
 ): Map<string, HostTensor<"float32">> {

@@ -1,0 +1,80 @@
+import type { HostTensor } from "../core/host-tensor.ts";
+import type { Random } from "../core/random.ts";
+import type { BatchPosition } from "../data/index.ts";
+import type { Tensor } from "../graph/index.ts";
+import type { PartGroup } from "../nn/module.ts";
+import type { FlatLayout } from "../optim/index.ts";
+
+/** The loss of a batch, and what else a step says of it. */
+export interface StepLoss {
+  /** A scalar, the mean over the batch. */
+  readonly loss: Tensor;
+  /** Further scalars, by the names they have in metrics.jsonl; means over the batch too. */
+  readonly measures?: Readonly<Record<string, Tensor>>;
+  /**
+   * The gradients that the optimizer follows, in the order of the parameters, where they are not those of `loss` alone:
+   * networks that are trained against each other have a loss each.
+   */
+  readonly gradients?: (parameters: ReadonlyMap<string, Tensor>) => readonly Tensor[];
+}
+
+/** The endless sequence of what a task's steps are fed. */
+export interface TaskFeeds {
+  /**
+   * Feeds of optimizer step `step`, counted from 1, by input name. The first axis is the batch, which may be cut into
+   * parts; scalars (shape []) go to every part.
+   */
+  next(step: number): Readonly<Record<string, HostTensor>>;
+  /** Where the next batch begins. */
+  position(): BatchPosition;
+}
+
+/** Draws pictures with the weights of a run that goes on. */
+export interface Preview {
+  /** Draws what belongs to a step, always from the same noise and data. */
+  draw(step: number, weights: Float32Array): Promise<Drawn>;
+  close(): Promise<void>;
+}
+
+/** A picture of a run, and what was measured on it. */
+export interface Drawn {
+  readonly path: string;
+  readonly measures?: Readonly<Record<string, number>>;
+}
+
+/** The weights of a run as its files and previews need them. */
+export interface TrainedWeights {
+  readonly layout: FlatLayout;
+  /** Parameters that are not trained, by name. */
+  readonly frozen: ReadonlyMap<string, HostTensor<"float32">>;
+}
+
+/**
+ * What a run trains, apart from how: the network, its loss, its data, and where the result goes. The trainer makes steps
+ * of it, a run checkpoints, metrics and files; neither knows what kind of model it is.
+ */
+export interface TrainingTask {
+  readonly data: TaskData;
+  readonly network: PartGroup;
+  /** The numbers the parameters start from, trainable or not. */
+  start(random: Random): ReadonlyMap<string, HostTensor<"float32">>;
+  /** The loss of so many samples, reading its batch from inputs by name. */
+  lossOf(samples: number): Tensor | StepLoss;
+  /** Batches drawn with `random`, from a position on (default: the beginning). */
+  feeds(random: Random, from?: BatchPosition): TaskFeeds;
+  /** Opens what draws during the run; sessions are costly, so it is opened once. */
+  preview(weights: TrainedWeights): Promise<Preview>;
+  /** Writes averaged weights where they can be used; returns the folder. */
+  write(weights: ReadonlyMap<string, HostTensor>): Promise<string>;
+}
+
+/** What a run says of its data. */
+export interface TaskData {
+  /** For people: the folder or the set's name. */
+  readonly name: string;
+  /** Images in it. */
+  readonly count: number;
+  readonly warnings: readonly string[];
+  /** A hash of everything a batch is made of, so that a run is not continued on other data. */
+  fingerprint(): string;
+}
