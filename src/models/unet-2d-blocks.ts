@@ -92,7 +92,14 @@ export interface UpInputs {
   readonly given?: TransformerInputs;
   /** The size to grow to where doubling does not give it. */
   readonly size?: readonly [number, number];
+  readonly onWayUp?: WayUp;
 }
+
+/**
+ * Sees the state before each layer of the way up, and how many states of the way down are still to be joined to it; what it
+ * returns goes on in its place.
+ */
+export type WayUp = (h: Tensor, left: number) => Tensor;
 
 /**
  * A block of the way up. Each residual block takes, beside the state, one from the way down (`skipChannels[i]` channels):
@@ -111,9 +118,10 @@ export function upBlock(
   const last = convolution ?? residual;
   return module(
     { attentions, resnets, upsamplers: last && [last] },
-    (x: Tensor, skips: Tensor[], { embedding, given, size }: UpInputs) => {
+    (x: Tensor, skips: Tensor[], { embedding, given, size, onWayUp }: UpInputs) => {
       let h = x;
       resnets.forEach((block, i) => {
+        if (onWayUp) h = onWayUp(h, skips.length);
         const skip = skips.pop();
         invariant(skip, "the way down left too few states");
         h = block(concat([h, skip], 1), embedding);

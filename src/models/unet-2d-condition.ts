@@ -18,7 +18,7 @@ import {
   sampleSize,
   savedConfig,
 } from "./config.ts";
-import { upBlock } from "./unet-2d-blocks.ts";
+import { upBlock, type WayUp } from "./unet-2d-blocks.ts";
 import { type ConditioningInputs, conditioning } from "./unet-2d-conditioning.ts";
 import { conditionBlocks, encoderFields, maskBias, perLevel, unet2dEncoder } from "./unet-2d-encoder.ts";
 
@@ -63,12 +63,16 @@ export type UNet2DCondition = ReturnType<typeof unet2dCondition>;
 
 /** What the network can be given beside sample, timestep and text. */
 export interface UNet2DConditionInputs extends ConditioningInputs {
-  /** A control network's contributions to every state of the way down, in their order. */
-  readonly downResiduals?: readonly Tensor[];
+  /** A control network's contributions to every state of the way down, in their order; undefined where there is none. */
+  readonly downResiduals?: readonly (Tensor | undefined)[];
   /** A control network's contribution to the middle. */
   readonly midResidual?: Tensor;
   /** Which text tokens to look at: [n, tokens], 1 or 0 as float32. */
   readonly contextMask?: Tensor;
+  /** Is handed the weights [n, heads, h, w, tokens] of each attention to the text while the graph is built. */
+  readonly onCrossAttention?: (weights: Tensor) => void;
+  /** Sees the states of the way up, and may put others in their place; layers that nothing needs then are left out. */
+  readonly onWayUp?: WayUp;
 }
 
 /**
@@ -110,9 +114,12 @@ export function unet2dCondition(
   const activate = activation(c.act_fn);
 
   const forward = (sample: Tensor, timestep: Tensor, text: Tensor, inputs: UNet2DConditionInputs = {}) => {
-    const { downResiduals, midResidual, contextMask } = inputs;
+    const { downResiduals, midResidual, contextMask, onCrossAttention, onWayUp } = inputs;
     const embedded = activate(conditions.embed(timestep, inputs));
-    const given = { context: conditions.context(text), contextMask: contextMask && maskBias(contextMask) };
+    const given = {
+      ...{ context: conditions.context(text), contextMask: contextMask && maskBias(contextMask) },
+      onCrossAttention,
+    };
     const input = c.center_input_sample ? sub(mul(sample, 2), 1) : sample;
     const states = encoder.down(parts.conv_in(input), embedded, given);
     let h = encoder.mid(states.at(-1)!, embedded, given);
@@ -122,13 +129,17 @@ export function unet2dCondition(
       // The state of the next finer level says how far to grow: with odd sizes doubling is one too many.
       const next = skips[skips.length - 1 - block.parts.resnets.length];
       const size = next && ([next.shape[2]!, next.shape[3]!] as const);
-      h = block(h, skips, { embedding: embedded, given, size });
+      h = block(h, skips, { embedding: embedded, given, size, onWayUp });
     }
     return parts.conv_out(activate(parts.conv_norm_out(h)));
   };
   const network = module(parts, forward);
   namedParameters(network);
-  return Object.assign(network, { config: savedConfig(className, c) as Config & UNet2DConditionConfig });
+  return Object.assign(network, {
+    config: savedConfig(className, c) as Config & UNet2DConditionConfig,
+    /** How many states of the way down are joined to the way up. */
+    skips: parts.up_blocks.reduce((sum, { parts: { resnets } }) => sum + resnets.length, 0),
+  });
 }
 
 function upBlocks(c: UNet2DConditionConfig, width: number, dropout?: (x: Tensor) => Tensor) {
@@ -162,12 +173,12 @@ function upDepth(c: UNet2DConditionConfig, i: number): number | number[] {
   );
 }
 
-function addResiduals(states: readonly Tensor[], residuals: readonly Tensor[] | undefined): Tensor[] {
+function addResiduals(states: readonly Tensor[], residuals: UNet2DConditionInputs["downResiduals"]): Tensor[] {
   if (!residuals) return [...states];
   if (residuals.length !== states.length) {
     throw new UserError(
       `This network takes ${states.length} residuals of a control network; given ${residuals.length}.`,
     );
   }
-  return states.map((state, i) => add(state, residuals[i]!));
+  return states.map((state, i) => (residuals[i] ? add(state, residuals[i]) : state));
 }

@@ -11,6 +11,8 @@ export interface AttendOptions {
   readonly scale: number;
   /** Added to the scores before the softmax; broadcasts to [n, heads, queries, keys]. */
   readonly mask?: Tensor;
+  /** Is handed the weights [n, heads, queries, keys] while the graph is built. */
+  readonly onWeights?: (weights: Tensor) => void;
 }
 
 let scoreLimit = Number.POSITIVE_INFINITY;
@@ -36,21 +38,30 @@ export function withScoreLimit<T>(bytes: number, build: () => T): T {
  * Measured on ONNX Runtime's CPU provider: with tokens as columns, [n, heads, d, tokens], nothing needs to be transposed,
  * but the products take up to 1.7 times as long.
  */
-export function attend(q: Tensor, k: Tensor, v: Tensor, { scale, mask }: AttendOptions): Tensor {
+export function attend(q: Tensor, k: Tensor, v: Tensor, { scale, mask, onWeights }: AttendOptions): Tensor {
   const [n, heads, queries] = q.shape as [number, number, number];
   const bytes = n * heads * queries * k.shape[2]! * 4;
   const pieces = Math.min(queries, Math.ceil(bytes / scoreLimit));
+  const seen: Tensor[] = [];
   const some = (rows: Tensor, bias?: Tensor) => {
     const scores = matmul(rows, k, { transB: true, alpha: scale });
-    return matmul(softmax(bias ? add(scores, bias) : scores), v);
+    const weights = softmax(bias ? add(scores, bias) : scores);
+    seen.push(weights);
+    return matmul(weights, v);
   };
-  if (pieces <= 1) return some(q, mask);
+  const told = (result: Tensor) => {
+    onWeights?.(concat(seen, 2));
+    return result;
+  };
+  if (pieces <= 1) return told(some(q, mask));
   const size = Math.ceil(queries / pieces);
   const starts = Array.from({ length: Math.ceil(queries / size) }, (_, i) => i * size);
   const cut = (x: Tensor, start: number) => slice(x, 2, start, Math.min(start + size, queries));
-  return concat(
-    starts.map((start) => some(cut(q, start), mask && mask.shape.at(-2) === queries ? cut(mask, start) : mask)),
-    2,
+  return told(
+    concat(
+      starts.map((start) => some(cut(q, start), mask && mask.shape.at(-2) === queries ? cut(mask, start) : mask)),
+      2,
+    ),
   );
 }
 
@@ -105,9 +116,15 @@ export interface AttentionOptions {
   readonly scaled?: boolean;
 }
 
+/** What an attention layer is given beside its own sequence. */
+export interface AttentionInputs extends Pick<AttendOptions, "mask" | "onWeights"> {
+  readonly context?: Tensor;
+}
+
 /**
  * Multi-head attention as diffusers' `Attention`: x is tokens [n, tokens, width] or an image [n, width, h, w] (every
- * pixel a token); `context` [n, keys, contextWidth]; `mask` is added to the scores: [n, keys] or [n, queries, keys].
+ * pixel a token); `context` [n, keys, contextWidth]; `mask` is added to the scores: [n, keys] or [n, queries, keys];
+ * `onWeights` is handed what the softmax gives.
  * The result has the layout of x.
  */
 export function attention(
@@ -150,7 +167,7 @@ export function attention(
     to_out: [linear(inner, width, { bias: outBias })] as const,
   };
 
-  return module(parts, (x: Tensor, { context, mask }: { context?: Tensor; mask?: Tensor } = {}) => {
+  return module(parts, (x: Tensor, { context, mask, onWeights }: AttentionInputs = {}) => {
     const own = tokensOf(x);
     const given = context && normalizeContext(context);
     const source = addedWidth === undefined ? (given ?? own) : own;
@@ -159,7 +176,7 @@ export function attention(
     const k = splitHeads(oneAfterTheOther(given && add_k_proj?.(given), to_k?.(source)), heads, norm_k);
     const v = splitHeads(oneAfterTheOther(given && add_v_proj?.(given), to_v?.(source)), heads);
     const scale = scaled ? 1 / Math.sqrt(headWidth) : 1;
-    const attended = joinHeads(attend(q, k, v, { scale, mask: mask && spreadMask(mask) }));
+    const attended = joinHeads(attend(q, k, v, { scale, mask: mask && spreadMask(mask), onWeights }));
     const out = parts.to_out[0](attended);
     const result = x.shape.length === 4 ? reshape(transpose(out, [0, 2, 1]), x.shape) : out;
     const sum = residual ? add(result, x) : result;

@@ -10,6 +10,7 @@ import {
   rmsNorm as normalizeRms,
   type Tensor,
 } from "../graph/index.ts";
+import { circularlyPadded } from "./circular-padding.ts";
 import { lowRankOf } from "./low-rank.ts";
 import { type Initializer, module, parameter } from "./module.ts";
 
@@ -61,12 +62,14 @@ export function conv2d(
   const fan = (inputs / groups) * kernel * kernel;
   const weight = parameter([outputs, inputs / groups, kernel, kernel], start(initial, fan));
   const shift = bias ? parameter([outputs], start(initial, fan, { bias: true })) : undefined;
-  return module({ weight, bias: shift }, (x: Tensor) =>
-    lowRankOf(weight.tensor).reduce(
-      (sum, { down, up, scale }) => add(sum, convolve(mul(convolve(x, down, undefined, options), scale), up)),
-      convolve(x, weight.tensor, shift?.tensor, { groups, ...options }),
-    ),
-  );
+  return module({ weight, bias: shift }, (image: Tensor) => {
+    const { x, padding } = circularlyPadded(image, options);
+    const walk = { ...options, padding };
+    return lowRankOf(weight.tensor).reduce(
+      (sum, { down, up, scale }) => add(sum, convolve(mul(convolve(x, down, undefined, walk), scale), up)),
+      convolve(x, weight.tensor, shift?.tensor, { groups, ...walk }),
+    );
+  });
 }
 
 /** Group normalization with a scale and a shift for each channel of [n, channels, …]. */

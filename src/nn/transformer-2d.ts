@@ -14,6 +14,7 @@ export interface Transformer2DOptions extends TransformerBlockOptions {
 
 /**
  * Transformer blocks over the pixels of an image [n, channels, h, w], added to it (Rombach et al. 2022, section 3.3).
+ * Weights of the attention to a context are handed out as [n, heads, h, w, keys].
  */
 export function transformer2d(
   channels: number,
@@ -33,7 +34,15 @@ export function transformer2d(
     const [n, , h, w] = x.shape as [number, number, number, number];
     const normal = norm(x);
     let tokens = linearProjection ? proj_in(toTokens(normal)) : toTokens(proj_in(normal));
-    for (const each of transformer_blocks) tokens = each(tokens, inputs);
+    const { onCrossAttention } = inputs;
+    const given = onCrossAttention && {
+      ...inputs,
+      onCrossAttention: (weights: Tensor) => {
+        const [, heads, , keys] = weights.shape as [number, number, number, number];
+        onCrossAttention(reshape(weights, [n, heads, h, w, keys]));
+      },
+    };
+    for (const each of transformer_blocks) tokens = each(tokens, given ?? inputs);
     const image = (y: Tensor) => reshape(transpose(y, [0, 2, 1]), [n, y.shape[2]!, h, w]);
     return add(linearProjection ? image(proj_out(tokens)) : proj_out(image(tokens)), x);
   });

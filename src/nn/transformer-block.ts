@@ -25,6 +25,8 @@ export interface TransformerInputs {
   readonly context?: Tensor;
   readonly mask?: Tensor;
   readonly contextMask?: Tensor;
+  /** Is handed the weights [n, heads, queries, keys] of the attention to the context while the graph is built. */
+  readonly onCrossAttention?: (weights: Tensor) => void;
 }
 
 /**
@@ -58,11 +60,12 @@ export function transformerBlock(
     norm3: norm(),
     ff: feedForward(width, { act }),
   };
-  return module(parts, (x: Tensor, { context, mask, contextMask }: TransformerInputs = {}) => {
+  return module(parts, (x: Tensor, { context, mask, contextMask, onCrossAttention }: TransformerInputs = {}) => {
     const { norm1, attn1, norm2, attn2, norm3, ff } = parts;
     let h = add(attn1(norm1(x), { context: onlyCrossAttention ? context : undefined, mask }), x);
     if (attn2 && norm2) {
-      h = add(attn2(norm2(h), { context: doubleSelfAttention ? undefined : context, mask: contextMask }), h);
+      const crossed = doubleSelfAttention ? {} : { context, onWeights: onCrossAttention };
+      h = add(attn2(norm2(h), { ...crossed, mask: contextMask }), h);
     }
     return add(ff(norm3(h)), h);
   });
