@@ -8,6 +8,7 @@ export { type Random, type RandomState, restored, seeded } from "./core/random.t
 export {
   type BatchPosition,
   batches,
+  type CaptionSource,
   type Dataset,
   type EmojiOptions,
   emoji,

@@ -10,6 +10,7 @@ import { decodeImage, type ImageSize, parseColour } from "../io/images.ts";
 import { readSafetensors, readSafetensorsHeader, writeSafetensors } from "../io/safetensors.ts";
 import { cacheFolder } from "./cache.ts";
 import type { FoundFile } from "./find-images.ts";
+import { namedLines } from "./named-lines.ts";
 
 /** How image files become pixels. */
 export interface DecodingOptions {
@@ -19,7 +20,7 @@ export interface DecodingOptions {
   readonly channels?: 1 | 3;
   /** The colour behind transparent pixels, `#rrggbb`, or `"ignore"` to drop the alpha channel. */
   readonly background?: string;
-  /** Leave out files that cannot be decoded (they are named in `warnings`) instead of refusing the data. */
+  /** Leave out images that cannot be decoded (they are named in `warnings`) instead of refusing the data. */
   readonly skipUnreadable?: boolean;
   /** Where decoded images are kept (see {@link cacheFolder}); false decodes anew each time. */
   readonly cache?: string | false;
@@ -28,110 +29,97 @@ export interface DecodingOptions {
   readonly signal?: AbortSignal;
 }
 
+/** Encoded images, one after the other. */
+export interface ImageSource {
+  /** Where they come from, as messages call it. */
+  readonly from: string;
+  readonly count: number;
+  /** The files that hold them: while none changes, the pixels are the same. */
+  readonly files: readonly FoundFile[];
+  /** The images in their order: what messages call each, and its path or the file's bytes. */
+  read(): AsyncGenerator<{ readonly name: string; readonly source: string | Uint8Array }>;
+}
+
 export interface DecodedImages {
   /** [readable images, channels, height, width], one byte a sample. */
   readonly pixels: HostTensor<"uint8">;
   readonly channels: 1 | 3;
   readonly height: number;
   readonly width: number;
-  /** The files that were decoded, in the order of `pixels`. */
-  readonly files: readonly FoundFile[];
-  /** What the user should be told: files left out, images enlarged. */
+  /** Which of the source's images they are. */
+  readonly indices: readonly number[];
+  /** What the user should be told: images left out, images enlarged. */
   readonly warnings: readonly string[];
 }
 
-/** Changes whenever the same file and options would give other pixels. */
-const PIXELS_VERSION = 1;
+/** Images that have a file each. */
+export function imageFiles(files: readonly FoundFile[], from: string): ImageSource {
+  return {
+    from,
+    count: files.length,
+    files,
+    async *read() {
+      for (const { path, absolute } of files) yield { name: path, source: absolute };
+    },
+  };
+}
 
-/** How many files a message names. */
-export const NAMED_FILES = 20;
+/** Changes whenever the same file and options would give other pixels, or the cache file is laid out otherwise. */
+const PIXELS_VERSION = 2;
 
 /**
- * Decodes image files to one size, several at a time on the image library's own threads. The pixels are kept in one
- * cache file that is used again as long as no file and no option changes.
+ * Decodes images to one size, several at a time on the image library's own threads. The pixels are kept in one cache
+ * file that is used again as long as no file and no option changes.
  *
- * @param from where the files come from, as messages call it
- * @throws UserError for files that cannot be decoded (they are named, unless `skipUnreadable`), for more pixels than
+ * @throws UserError for images that cannot be decoded (they are named, unless `skipUnreadable`), for more pixels than
  *   memory holds, for a bad size or colour
  */
-export async function decodedImages(
-  files: readonly FoundFile[],
-  from: string,
-  options: DecodingOptions,
-): Promise<DecodedImages> {
+export async function decodedImages(source: ImageSource, options: DecodingOptions): Promise<DecodedImages> {
   const { size, channels = 3, background = "#ffffff", skipUnreadable = false } = options;
   if (channels !== 1 && channels !== 3) {
     throw new UserError(`channels is ${channels}; 1 (gray) and 3 (RGB) are accepted.`, { field: "channels" });
   }
   if (background !== "ignore") parseColour(background);
   const { width, height } = typeof size === "number" ? { width: size, height: size } : size;
-  const wanted: Wanted = { files, width, height, channels, background };
+  const wanted: Wanted = { width, height, channels, background };
 
-  const cacheFile = options.cache === false ? undefined : join(await cacheFolder(options.cache), cacheName(wanted));
-  let decoded = cacheFile ? await fromCache(cacheFile, wanted) : undefined;
+  const cacheFile =
+    options.cache === false ? undefined : join(await cacheFolder(options.cache), cacheName(source, wanted));
+  let decoded = cacheFile ? await fromCache(cacheFile, source.count, wanted) : undefined;
   // Files may have become readable without changing (permissions, a link's target): ask them again before refusing.
   if (decoded && decoded.unreadable.length > 0 && !skipUnreadable) decoded = undefined;
   if (!decoded) {
-    decoded = await decodeAll(from, wanted, options);
+    decoded = await decodeAll(source, wanted, options);
     const { unreadable } = decoded;
     if (unreadable.length > 0 && !skipUnreadable) {
       throw new UserError(
-        `${unreadable.length} of ${files.length} images in ${from} cannot be read:\n${namedLines(problemsOf(unreadable))}`,
+        `${unreadable.length} of ${source.count} images in ${source.from} cannot be read:\n${named(unreadable)}`,
         { hint: "Repair or remove them, or have them left out (skipUnreadable).", field: "data" },
       );
     }
     if (cacheFile) await toCache(cacheFile, decoded);
   }
   const { pixels, unreadable, enlarged } = decoded;
-  const bad = new Set(unreadable.map((file) => file.path));
-  const kept = files.filter((file) => !bad.has(file.path));
+  const bad = new Set(unreadable.map(({ index }) => index));
+  const indices = Array.from({ length: source.count }, (_, i) => i).filter((i) => !bad.has(i));
   const warnings = [
-    ...(unreadable.length > 0
-      ? [`${unreadable.length} unreadable images were left out:\n${namedLines(problemsOf(unreadable))}`]
-      : []),
+    ...(unreadable.length > 0 ? [`${unreadable.length} unreadable images were left out:\n${named(unreadable)}`] : []),
     ...(enlarged > 0
-      ? [`${enlarged} of ${kept.length} images are smaller than ${width}×${height} and were enlarged.`]
+      ? [`${enlarged} of ${indices.length} images are smaller than ${width}×${height} and were enlarged.`]
       : []),
   ];
-  return { pixels, channels, height, width, files: kept, warnings };
+  return { pixels, channels, height, width, indices, warnings };
 }
 
-/** The first {@link NAMED_FILES} of some lines, indented, and how many more there are. */
-export function namedLines(lines: readonly string[]): string {
-  const first = lines.slice(0, NAMED_FILES).map((line) => `  ${line}`);
-  const more = lines.length - first.length;
-  return [...first, ...(more > 0 ? [`  and ${more} more`] : [])].join("\n");
-}
-
-/**
- * Refuses, before decoding, more images than can be held.
- * @throws UserError that says how much they take
- */
-export function requireRoom(count: number, { width, height, channels }: Pixels, from: string): void {
-  const bytes = count * channels * height * width;
-  const limit = Math.min(constants.MAX_LENGTH, totalmem());
-  if (bytes <= limit) return;
-  const gigabytes = (n: number) => `${(n / 2 ** 30).toFixed(1)} GiB`;
-  throw new UserError(
-    `${count} images of ${width}×${height}×${channels} in ${from} take ${gigabytes(bytes)}; at most ${gigabytes(limit)} can be held.`,
-    { hint: "Take a smaller size or fewer images.", field: "data" },
-  );
-}
-
-interface Pixels {
+interface Wanted {
   readonly width: number;
   readonly height: number;
   readonly channels: 1 | 3;
-}
-
-interface Wanted extends Pixels {
-  readonly files: readonly FoundFile[];
   readonly background: string;
 }
 
 interface Unreadable {
-  /** Relative to the folder. */
-  readonly path: string;
+  readonly index: number;
   readonly problem: string;
 }
 
@@ -142,28 +130,35 @@ interface Decoded {
   readonly enlarged: number;
 }
 
-async function decodeAll(from: string, wanted: Wanted, options: DecodingOptions): Promise<Decoded> {
-  const { files, width, height, channels, background } = wanted;
+async function decodeAll(source: ImageSource, wanted: Wanted, options: DecodingOptions): Promise<Decoded> {
+  const { count, from } = source;
+  const { width, height, channels, background } = wanted;
   const { progress, signal } = options;
   const bytes = channels * height * width;
-  requireRoom(files.length, wanted, from);
-  const data = new Uint8Array(files.length * bytes);
-  const problems = new Array<string | undefined>(files.length).fill(undefined);
+  const limit = Math.min(constants.MAX_LENGTH, totalmem());
+  if (count * bytes > limit) {
+    const gigabytes = (n: number) => `${(n / 2 ** 30).toFixed(1)} GiB`;
+    throw new UserError(
+      `${count} images of ${width}×${height}×${channels} in ${from} take ${gigabytes(count * bytes)}; at most ${gigabytes(limit)} can be held.`,
+      { hint: "Take a smaller size or fewer images.", field: "data" },
+    );
+  }
+  const data = new Uint8Array(count * bytes);
+  const problems = new Array<string | undefined>(count).fill(undefined);
   let enlarged = 0;
   let next = 0;
   let done = 0;
+  const images = source.read();
+  // All workers draw from one iterator, so that no more encoded images are in memory than are being decoded.
   const worker = async () => {
-    while (next < files.length) {
+    while (true) {
       signal?.throwIfAborted();
       const i = next++;
-      const file = files[i]!;
+      const item = await images.next();
+      if (item.done) return;
+      const { name, source: file } = item.value;
       try {
-        const image = await decodeImage(file.absolute, {
-          size: { width, height },
-          channels,
-          background,
-          name: file.path,
-        });
+        const image = await decodeImage(file, { size: { width, height }, channels, background, name });
         deinterleave(image.data, channels, data.subarray(i * bytes, (i + 1) * bytes));
         if (image.original.width < width || image.original.height < height) enlarged++;
       } catch (error) {
@@ -172,37 +167,44 @@ async function decodeAll(from: string, wanted: Wanted, options: DecodingOptions)
           problems[i] = messageOf(error).split("\n")[0]!;
         else throw error;
       }
-      progress?.(++done, files.length);
+      done++;
+      progress?.(done, count);
     }
   };
-  await Promise.all(Array.from({ length: Math.max(4, availableParallelism()) }, worker));
-
-  let count = 0;
+  try {
+    await Promise.all(Array.from({ length: Math.max(4, availableParallelism()) }, worker));
+  } finally {
+    await images.return(undefined);
+  }
+  if (done !== count) {
+    throw new UserError(`${from} changed while it was read: ${done} images were found, ${count} before.`, {
+      field: "data",
+    });
+  }
+  let kept = 0;
   problems.forEach((problem, i) => {
-    if (problem === undefined) data.copyWithin(count++ * bytes, i * bytes, (i + 1) * bytes);
+    if (problem === undefined) data.copyWithin(kept++ * bytes, i * bytes, (i + 1) * bytes);
   });
-  const unreadable = files.flatMap(({ path }, i) =>
-    problems[i] === undefined ? [] : [{ path, problem: problems[i]! }],
-  );
-  const pixels = hostTensor("uint8", [count, channels, height, width], data.subarray(0, count * bytes));
+  const unreadable = problems.flatMap((problem, index) => (problem === undefined ? [] : [{ index, problem }]));
+  const pixels = hostTensor("uint8", [kept, channels, height, width], data.subarray(0, kept * bytes));
   return { pixels, unreadable, enlarged };
 }
 
 /** Named by a hash of everything that decides the pixels: paths, sizes and times of the files, and the options. */
-function cacheName({ files, ...options }: Wanted): string {
+function cacheName({ files }: ImageSource, options: Wanted): string {
   const hash = createHash("sha256").update(JSON.stringify([PIXELS_VERSION, options]));
   for (const { path, bytes, modified } of files) hash.update(JSON.stringify([path, bytes, modified]));
   return `images-${hash.digest("hex").slice(0, 32)}.safetensors`;
 }
 
 /** The cached pixels, or undefined when there are none or the file is not what was written. */
-async function fromCache(path: string, { files, width, height, channels }: Wanted): Promise<Decoded | undefined> {
+async function fromCache(path: string, count: number, wanted: Wanted): Promise<Decoded | undefined> {
   if (!existsSync(path)) return undefined;
   try {
     const { metadata } = await readSafetensorsHeader(path);
     const { unreadable, enlarged } = JSON.parse(metadata.allegory!) as Omit<Decoded, "pixels">;
     const pixels = (await readSafetensors(path)).get("images") as HostTensor<"uint8">;
-    const shape = [files.length - unreadable.length, channels, height, width];
+    const shape = [count - unreadable.length, wanted.channels, wanted.height, wanted.width];
     return String(pixels.shape) === String(shape) ? { pixels, unreadable, enlarged } : undefined;
   } catch {
     // A damaged cache is made anew.
@@ -221,6 +223,6 @@ async function toCache(path: string, { pixels, unreadable, enlarged }: Decoded):
   }
 }
 
-function problemsOf(files: readonly Unreadable[]): string[] {
-  return files.map(({ problem }) => problem);
+function named(files: readonly Unreadable[]): string {
+  return namedLines(files.map(({ problem }) => problem));
 }

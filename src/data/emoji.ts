@@ -3,7 +3,7 @@ import { basename, join } from "node:path";
 import { messageOf, UserError } from "../core/errors.ts";
 import { seeded } from "../core/random.ts";
 import type { Dataset } from "./dataset.ts";
-import { type DecodingOptions, decodedImages } from "./decoded-images.ts";
+import { type DecodingOptions, decodedImages, imageFiles } from "./decoded-images.ts";
 import { type EmojiWords, emojiCaptions } from "./emoji-captions.ts";
 import type { FoundFile } from "./find-images.ts";
 import { packageFolder } from "./package-folder.ts";
@@ -71,11 +71,8 @@ export async function emoji(options: EmojiOptions): Promise<Dataset> {
   const chosen = families
     .filter((_, i) => split === "all" || heldOut.has(i) === (split === "held-out"))
     .flatMap(({ group, drawn }) => (skins ? drawn : drawn.slice(0, 1)).map((picture) => ({ ...picture, group })));
-  const { pixels, files, warnings, ...layout } = await decodedImages(
-    chosen.map(({ file }) => file),
-    PICTURES,
-    options,
-  );
+  const files = chosen.map(({ file }) => file);
+  const { pixels, indices: _, warnings, ...layout } = await decodedImages(imageFiles(files, PICTURES), options);
   return {
     name: `Fluent emoji (${split}${skins ? ", with skin tones" : ""})`,
     images: pixels.data,

@@ -1,5 +1,5 @@
 import { readdir, realpath, stat } from "node:fs/promises";
-import { extname, join } from "node:path";
+import { join } from "node:path";
 import { messageOf, UserError } from "../core/errors.ts";
 
 /** A file as it was found in a folder of images. */
@@ -20,12 +20,12 @@ const IMAGE =
  * Finds the images of a folder at any depth, sorted by path. Hidden files and folders (names with a leading dot) are
  * not looked at; links are followed, each folder once.
  *
- * @returns the images, and how many other files there are by extension
+ * @returns the images, and the paths of the other files, relative to the folder with forward slashes
  * @throws UserError when the folder is missing or cannot be read
  */
-export async function findImages(root: string): Promise<{ files: FoundFile[]; others: Map<string, number> }> {
+export async function findImages(root: string): Promise<{ files: FoundFile[]; others: string[] }> {
   const files: FoundFile[] = [];
-  const others = new Map<string, number>();
+  const others: string[] = [];
   const visited = new Set<string>();
   const visit = async (folder: string, prefix: string): Promise<void> => {
     const real = await realpath(folder);
@@ -43,9 +43,9 @@ export async function findImages(root: string): Promise<{ files: FoundFile[]; ot
         if (about?.isDirectory()) await visit(absolute, `${path}/`);
         // A link to nothing stays in the list: decoding names it.
         else if (image) files.push({ path, absolute, bytes: about?.size ?? 0, modified: about?.mtimeMs ?? 0 });
-        else count(others, entry.name);
+        else others.push(path);
       } else {
-        count(others, entry.name);
+        others.push(path);
       }
     }
   };
@@ -58,10 +58,5 @@ export async function findImages(root: string): Promise<{ files: FoundFile[]; ot
     throw new UserError(`${root} cannot be read: ${messageOf(error)}.`, { field: "data", cause: error });
   }
   files.sort((a, b) => (a.path < b.path ? -1 : a.path > b.path ? 1 : 0));
-  return { files, others };
-}
-
-function count(others: Map<string, number>, name: string): void {
-  const extension = extname(name).toLowerCase();
-  others.set(extension, (others.get(extension) ?? 0) + 1);
+  return { files, others: others.sort() };
 }

@@ -1,12 +1,15 @@
-import { basename, resolve } from "node:path";
+import { basename, extname, resolve } from "node:path";
 import { UserError } from "../core/errors.ts";
 import { type Dataset, requireTwo } from "./dataset.ts";
-import { type DecodingOptions, decodedImages } from "./decoded-images.ts";
+import { type DecodingOptions, decodedImages, imageFiles } from "./decoded-images.ts";
 import { type FoundFile, findImages } from "./find-images.ts";
+import { type CaptionSource, folderCaptions } from "./folder-captions.ts";
 
 export interface ImageFolderOptions extends DecodingOptions {
   /** `"folders"`: the sub-folder of the first level that an image lies in is its class. */
   readonly labels?: "folders" | "none";
+  /** Where their captions are; default `"none"`. */
+  readonly captions?: CaptionSource;
   /** Mirror images at random in training. */
   readonly flip?: boolean;
 }
@@ -17,30 +20,35 @@ export interface ImageFolderOptions extends DecodingOptions {
  * no file and no option changes.
  *
  * @throws UserError when the folder is missing, holds fewer than 2 images, holds files that cannot be decoded (they
- *   are named), or with labels `"folders"` images that lie in no sub-folder
+ *   are named), with labels `"folders"` images that lie in no sub-folder, or where captions are asked for images without
  */
 export async function imageFolder(path: string, options: ImageFolderOptions): Promise<Dataset> {
-  const { labels = "none", flip = false } = options;
+  const { labels = "none", captions = "none", flip = false } = options;
   const { files, others } = await findImages(path);
   if (files.length === 0) {
-    throw new UserError(`${path} holds no image${others.size > 0 ? ` (but ${summary(others)})` : ""}.`, {
+    throw new UserError(`${path} holds no image${others.length > 0 ? ` (but ${summary(others)})` : ""}.`, {
       hint: "PNG, JPEG, WebP, AVIF and GIF files at any depth are taken.",
       field: "data",
     });
   }
   const classOf = labels === "folders" ? classesByFolder(path, files) : undefined;
-  const { pixels, files: kept, warnings, ...layout } = await decodedImages(files, path, options);
+  const paths = files.map((file) => file.path);
+  const captioned = await folderCaptions(path, paths, others, captions);
+  const { pixels, indices, warnings, ...layout } = await decodedImages(imageFiles(files, path), options);
+  const kept = indices.map((i) => files[i]!);
   requireTwo(path, kept.length);
+  const unused = others.filter((file) => !captioned?.files.has(file));
   return {
     name: basename(resolve(path)),
     images: pixels.data,
     count: kept.length,
     ...layout,
     ...(classOf ? { labels: Int32Array.from(kept, classOf.label), classNames: classOf.names } : {}),
+    ...(captioned ? { captions: kept.map((file) => captioned.captions.get(file.path)!) } : {}),
     flip,
     warnings: [
       ...warnings,
-      ...(others.size > 0 ? [`Files that are no images were not taken: ${summary(others)}.`] : []),
+      ...(unused.length > 0 ? [`Files that are no images were not taken: ${summary(unused)}.`] : []),
     ],
   };
 }
@@ -60,6 +68,11 @@ function classesByFolder(path: string, files: readonly FoundFile[]) {
   return { names, label: (file: FoundFile) => index.get(folderOf(file)!)! };
 }
 
-function summary(others: ReadonlyMap<string, number>): string {
-  return [...others].map(([extension, count]) => `${count} ${extension || "without extension"}`).join(", ");
+/** How many files there are of each extension. */
+function summary(files: readonly string[]): string {
+  const counts = new Map<string, number>();
+  for (const extension of files.map((file) => extname(file).toLowerCase())) {
+    counts.set(extension, (counts.get(extension) ?? 0) + 1);
+  }
+  return [...counts].map(([extension, count]) => `${count} ${extension || "without extension"}`).join(", ");
 }

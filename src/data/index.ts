@@ -10,6 +10,7 @@ export {
   sliceOf,
 } from "./dataset.ts";
 export { type EmojiOptions, emoji } from "./emoji.ts";
+export type { CaptionSource } from "./folder-captions.ts";
 export { type IdxArray, type IdxOptions, idxFiles, parseIdx, readIdx } from "./idx-files.ts";
 export { type ImageFolderOptions, imageFolder } from "./image-folder.ts";
 export {
