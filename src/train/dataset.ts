@@ -1,17 +1,34 @@
 import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../core/errors.ts";
-import { type Dataset, emoji, idxFiles, imageFolder, mnistDigits, mnistLike } from "../data/index.ts";
+import {
+  type CaptionSource,
+  type Dataset,
+  emoji,
+  idxFiles,
+  imageFolder,
+  mnistDigits,
+  mnistLike,
+} from "../data/index.ts";
 import type { Recipe } from "./recipe.ts";
 
+/** What a recipe says of its data, and where the captions of a folder's pictures are (default: none are read). */
+export type DataChoice = Pick<
+  Recipe,
+  "data" | "labels" | "size" | "colour" | "background" | "flip" | "skipUnreadable" | "classes"
+> & { readonly captions?: CaptionSource };
+
+interface Reading {
+  readonly signal?: AbortSignal;
+  /** Where decoded images are kept (see `imageFolder`). */
+  readonly cache?: string | false;
+}
+
 /**
- * Opens the data that a recipe names. Decoded images are kept in `cache` (see `imageFolder`).
+ * Opens the data that a recipe names.
  * @throws UserError where there is no such data, or it is not what the recipe says
  */
-export async function datasetOf(
-  recipe: Recipe,
-  { signal, cache }: { signal?: AbortSignal; cache?: string | false } = {},
-): Promise<Dataset> {
+export async function datasetOf(recipe: DataChoice, { signal, cache }: Reading = {}): Promise<Dataset> {
   const { data, flip, labels, size } = recipe;
   if (data === "mnist") {
     requireGrayDigits(recipe);
@@ -45,6 +62,7 @@ export async function datasetOf(
     size,
     channels: recipe.colour === "gray" ? 1 : 3,
     labels: labels === "folders" || recipe.classes ? "folders" : "none",
+    captions: recipe.captions,
     background: recipe.background,
     skipUnreadable: recipe.skipUnreadable,
     flip,
@@ -54,7 +72,7 @@ export async function datasetOf(
 }
 
 /** The emoji to train on; a tenth is held out. */
-async function emojiFor(recipe: Recipe, reading: { signal?: AbortSignal; cache?: string | false }): Promise<Dataset> {
+async function emojiFor(recipe: DataChoice, reading: Reading): Promise<Dataset> {
   const { colour, labels, size = 64, flip, background } = recipe;
   if (labels !== "auto") {
     throw new UserError(`The emoji have classes of their own; labels "${labels}" cannot be given.`, {
@@ -66,7 +84,7 @@ async function emojiFor(recipe: Recipe, reading: { signal?: AbortSignal; cache?:
 }
 
 /** IDX files hold gray images, and their labels in a file: options that say otherwise are not passed over in silence. */
-function requireGrayDigits({ colour, labels }: Recipe): void {
+function requireGrayDigits({ colour, labels }: DataChoice): void {
   if (colour === "rgb") {
     throw new UserError("The images of IDX files are gray; colour rgb was asked for.", {
       hint: "Leave colour out, or give a folder of colour images.",
