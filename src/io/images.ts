@@ -3,6 +3,7 @@ import { extname } from "node:path";
 import sharp, { type Metadata, type Sharp } from "sharp";
 import { messageOf, UserError } from "../core/errors.ts";
 import { writeFileAtomically } from "./atomic-file.ts";
+import { exifBlock, exifTexts, withExifBlock } from "./exif.ts";
 import { asGray, asRgb, type HostImage, hostImage } from "./host-image.ts";
 import { pngText, withPngText } from "./png-text.ts";
 
@@ -188,8 +189,9 @@ export interface EncodeOptions {
   /** 1 to 100, for JPEG and WebP (100 is lossless in WebP). */
   readonly quality?: number;
   /**
-   * Notes kept in the file, for example the request that made the image: PNG text chunks, or as JSON in the EXIF
-   * image description of JPEG and WebP.
+   * Notes kept in the file, for example the request that made the image: PNG text chunks. In JPEG and WebP they are JSON in
+   * the EXIF image description, but for the one called `parameters`, which is the EXIF user comment, where the web UI of
+   * AUTOMATIC1111 writes it and other programs look for it.
    */
   readonly text?: Readonly<Record<string, string>>;
 }
@@ -205,15 +207,35 @@ export async function encodeImage(
   let pipeline = sharp(image.data, { raw: { width, height, channels } });
   // Without this sharp writes gray as RGB.
   if (channels === 1) pipeline = pipeline.toColourspace("b-w");
-  if (text && format !== "png") pipeline = pipeline.withExif({ IFD0: { ImageDescription: JSON.stringify(text) } });
-  if (format === "jpeg") return pipeline.jpeg({ quality, chromaSubsampling: "4:4:4" }).toBuffer();
-  if (format === "webp") return pipeline.webp({ quality, lossless: quality === 100 }).toBuffer();
-  const png = await pipeline.png({ compressionLevel: 9 }).toBuffer();
-  return text ? withPngText(png, text) : png;
+  if (format === "png") {
+    const png = await pipeline.png({ compressionLevel: 9 }).toBuffer();
+    return text ? withPngText(png, text) : png;
+  }
+  // libvips writes comments in ASCII only: it makes the place for the block, whose content is ours.
+  if (text) pipeline = pipeline.withExif({ IFD0: { ImageDescription: "-" } });
+  const encoded =
+    format === "jpeg"
+      ? await pipeline.jpeg({ quality, chromaSubsampling: "4:4:4" }).toBuffer()
+      : await pipeline.webp({ quality, lossless: quality === 100 }).toBuffer();
+  if (!text) return encoded;
+  const { [COMMENT_NOTE]: comment, ...others } = text;
+  const description = Object.keys(others).length === 0 ? undefined : asciiJson(others);
+  return withExifBlock(encoded, format, exifBlock({ description, comment }));
+}
+
+/** The note that is an EXIF user comment in JPEG and WebP. */
+const COMMENT_NOTE = "parameters";
+
+function asciiJson(value: unknown): string {
+  return JSON.stringify(value).replace(
+    /[\x7f-\uffff]/g,
+    (letter) => `\\u${letter.charCodeAt(0).toString(16).padStart(4, "0")}`,
+  );
 }
 
 /**
- * The notes in an image's file that {@link encodeImage} wrote, and the text chunks of any PNG; empty where it has none.
+ * The notes in an image's file that {@link encodeImage} wrote, and the text chunks of any PNG and the user comment of any
+ * JPEG or WebP; empty where it has none.
  *
  * @throws UserError when the bytes are no image
  */
@@ -224,14 +246,21 @@ export async function imageText(bytes: Uint8Array, name = "the image"): Promise<
       throw new UserError(`${name} cannot be decoded: ${messageOf(error).trim()}.`, { hint: ACCEPTED, cause: error });
     });
   if (format === "png") return pngText(bytes);
-  // The description is one JSON object in the middle of the EXIF block.
-  const text = exif ? new TextDecoder().decode(exif) : "";
-  const [json] = /\{".*\}(?=\0|$)/s.exec(text) ?? [];
-  if (json === undefined) return {};
+  const { description, comment } = exif ? exifTexts(exif) : {};
+  // Cameras and other programs write comments, too.
+  const ours = comment !== undefined && /^(?:Negative prompt:|Steps: \d)/m.test(comment);
+  return {
+    ...notesIn(description),
+    ...(comment === undefined || comment === "" ? {} : { [ours ? COMMENT_NOTE : "UserComment"]: comment }),
+  };
+}
+
+/** Notes that stand as JSON in a description. */
+function notesIn(description: string | undefined): Record<string, string> {
+  if (!description?.startsWith("{")) return {};
   try {
-    return Object.fromEntries(
-      Object.entries(JSON.parse(json)).filter(([, value]) => typeof value === "string"),
-    ) as Record<string, string>;
+    const entries = Object.entries(JSON.parse(description)).filter(([, value]) => typeof value === "string");
+    return Object.fromEntries(entries) as Record<string, string>;
   } catch {
     return {};
   }
