@@ -126,3 +126,15 @@ export function sliceOf(dataset: Dataset, from: number, to: number): Dataset {
     ...(dataset.captions ? { captions: dataset.captions.slice(from, end) } : {}),
   };
 }
+
+/** Some images of a data set as one of their own, copied. */
+export function subsetOf(dataset: Dataset, indices: Uint32Array): Dataset {
+  const { labels, captions } = dataset;
+  return {
+    ...dataset,
+    images: imagesAt(dataset, indices).data,
+    count: indices.length,
+    ...(labels ? { labels: Int32Array.from(indices, (i) => labels[i]!) } : {}),
+    ...(captions ? { captions: Array.from(indices, (i) => captions[i]!) } : {}),
+  };
+}

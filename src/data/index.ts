@@ -8,6 +8,7 @@ export {
   picturesAt,
   requireFit,
   sliceOf,
+  subsetOf,
 } from "./dataset.ts";
 export { type EmojiOptions, emoji } from "./emoji.ts";
 export type { CaptionSource } from "./folder-captions.ts";

@@ -1,6 +1,7 @@
 import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../core/errors.ts";
+import { seeded } from "../core/random.ts";
 import {
   type CaptionSource,
   type Dataset,
@@ -9,14 +10,12 @@ import {
   imageFolder,
   mnistDigits,
   mnistLike,
+  subsetOf,
 } from "../data/index.ts";
-import type { Recipe } from "./recipe.ts";
+import type { DataOptions } from "./data-fields.ts";
 
 /** What a recipe says of its data, and where the captions of a folder's pictures are (default: none are read). */
-export type DataChoice = Pick<
-  Recipe,
-  "data" | "labels" | "size" | "colour" | "background" | "flip" | "skipUnreadable" | "classes"
-> & { readonly captions?: CaptionSource };
+export type DataChoice = DataOptions & { readonly classes?: boolean; readonly captions?: CaptionSource };
 
 interface Reading {
   readonly signal?: AbortSignal;
@@ -71,8 +70,35 @@ export async function datasetOf(recipe: DataChoice, { signal, cache }: Reading =
   });
 }
 
+/**
+ * The data that a recipe names, and what of it is held out from training to judge by: of the emoji the tenth that always
+ * is, of other data the share asked for, chosen by the seed.
+ */
+export async function splitDataset(
+  recipe: DataChoice,
+  { share, seed, ...reading }: Reading & { readonly share: number; readonly seed: number },
+): Promise<{ training: Dataset; heldOut: Dataset }> {
+  if (recipe.data === "emoji") {
+    return { training: await emojiFor(recipe, reading), heldOut: await emojiFor(recipe, reading, "held-out") };
+  }
+  const all = await datasetOf(recipe, reading);
+  const held = Math.round(all.count * share);
+  if (held < 1 || held >= all.count) {
+    throw new UserError(`A share of ${share} of the ${all.count} images of ${all.name} cannot be held out.`, {
+      hint: "At least one image must be held out, and one be left.",
+      field: "holdOut",
+    });
+  }
+  const order = seeded(seed).permutation(all.count);
+  const part = (name: string, indices: Uint32Array) => ({
+    ...subsetOf(all, indices.sort()),
+    name: `${all.name} (${name})`,
+  });
+  return { training: part("to train on", order.slice(held)), heldOut: part("held out", order.slice(0, held)) };
+}
+
 /** The emoji to train on; a tenth is held out. */
-async function emojiFor(recipe: DataChoice, reading: Reading): Promise<Dataset> {
+async function emojiFor(recipe: DataChoice, reading: Reading, split: "train" | "held-out" = "train"): Promise<Dataset> {
   const { colour, labels, size = 64, flip, background } = recipe;
   if (labels !== "auto") {
     throw new UserError(`The emoji have classes of their own; labels "${labels}" cannot be given.`, {
@@ -80,11 +106,11 @@ async function emojiFor(recipe: DataChoice, reading: Reading): Promise<Dataset> 
       field: "labels",
     });
   }
-  return emoji({ size, channels: colour === "gray" ? 1 : 3, background, flip, ...reading });
+  return emoji({ size, channels: colour === "gray" ? 1 : 3, background, flip, split, ...reading });
 }
 
 /** IDX files hold gray images, and their labels in a file: options that say otherwise are not passed over in silence. */
-function requireGrayDigits({ colour, labels }: DataChoice): void {
+function requireGrayDigits({ colour, labels }: DataOptions): void {
   if (colour === "rgb") {
     throw new UserError("The images of IDX files are gray; colour rgb was asked for.", {
       hint: "Leave colour out, or give a folder of colour images.",

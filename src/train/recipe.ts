@@ -2,6 +2,7 @@ import { z } from "zod";
 import { UserError } from "../core/errors.ts";
 import { validated } from "../core/validated.ts";
 import { BETA_SCHEDULES } from "../diffusion/index.ts";
+import { dataFields } from "./data-fields.ts";
 import { optimizationFields, positive, requireEqualParts, runFields, share, whole } from "./run-options.ts";
 
 /**
@@ -9,28 +10,7 @@ import { optimizationFields, positive, requireEqualParts, runFields, share, whol
  * kebab-case) and `train()`'s options. Descriptions are what `--help` shows.
  */
 export const recipeSchema = z.strictObject({
-  // ---- data ----
-  data: z
-    .string()
-    .describe(
-      'folder of images (any depth), IDX file, folder with MNIST\'s four files, "mnist" for the packaged digits, or "emoji" for those of the package @lobehub/fluent-emoji-3d',
-    ),
-  labels: z
-    .string()
-    .default("auto")
-    .describe(
-      'where classes come from: "folders" (sub-folders), "none", an IDX label file, or "auto": those of an IDX set',
-    ),
-  size: whole(4)
-    .optional()
-    .describe("height and width of the images in pixels; images are scaled and centre-cropped to it"),
-  colour: z
-    .enum(["rgb", "gray"])
-    .optional()
-    .describe("channels of the images (default: rgb for folders, gray for IDX files)"),
-  background: z.string().default("#ffffff").describe("colour behind transparent pixels"),
-  flip: z.boolean().default(false).describe("mirror half of the images left to right, newly chosen every epoch"),
-  skipUnreadable: z.boolean().default(false).describe("leave out files that cannot be read instead of stopping"),
+  ...dataFields,
 
   // ---- network ----
   patch: z
