@@ -127,7 +127,7 @@ async function generate(
     const resolved = pipe.resolve(request);
     const prompts = [resolved.prompt].flat().length;
     await checkOutputs(flags, resolved.seeds?.length ?? prompts * resolved.count);
-    for (const warning of pipe.folder.warnings) io.remark(`note: ${warning}`);
+    for (const warning of pipe.model.warnings) io.remark(`note: ${warning}`);
     for (const { dropped } of pipe.dropped(request)) io.remark(`note: too long, not seen: ${JSON.stringify(dropped)}`);
     progress.update("loading");
     for await (const state of pipe.stream(request, { signal })) {

@@ -8,15 +8,18 @@ import type { SamplerRun, SamplerState } from "./samplers/sampler.ts";
 /**
  * The step that image-to-image starts with: of `steps` steps the last ⌊steps · strength⌋ are run (Meng et al. 2022,
  * SDEdit). No step left is a `UserError` and not an unchanged image.
+ *
+ * @param rounds "up" runs the last ⌈steps · strength⌉, as diffusers' pipelines for flow matching do
  */
-export function firstStep(steps: number, strength: number): number {
+export function firstStep(steps: number, strength: number, rounds: "down" | "up" = "down"): number {
   if (!(strength > 0 && strength <= 1)) {
     throw new UserError(`A strength of ${strength} is not possible.`, {
       hint: "Give a number above 0, at most 1.",
       field: "strength",
     });
   }
-  const run = Math.min(Math.trunc(steps * strength), steps);
+  // As diffusers computes it, also where steps · strength is off by a rounding error.
+  const run = rounds === "down" ? Math.trunc(steps * strength) : steps - Math.trunc(steps - steps * strength);
   if (run === 0) {
     throw new UserError(`A strength of ${strength} leaves none of ${steps} steps to run.`, {
       hint: `Give a strength of at least ${(1 / steps).toPrecision(2)} or more steps.`,
@@ -32,8 +35,9 @@ export function noisedStart(
   x0: Samples,
   noise: Samples,
   strength: number,
+  rounds?: "down" | "up",
 ): { readonly x: Samples; readonly first: number } {
-  const first = firstStep(plan.steps, strength);
+  const first = firstStep(plan.steps, strength, rounds);
   const { alpha, sigma } = plan.levelBefore(first);
   return { x: mix(x0, alpha, noise, sigma), first };
 }

@@ -18,7 +18,7 @@ import { chooseSampler } from "./choose-sampler.ts";
 import { type ComputeOptions, partSessions } from "./part-sessions.ts";
 import { latentSpace } from "./text-to-image/latents.ts";
 import { vaeOf } from "./text-to-image/open-model.ts";
-import { latentPreview } from "./text-to-image/preview.ts";
+import { COLOURS, latentPreview } from "./text-to-image/preview.ts";
 import type { GeneratedImage, GenerateOptions, GenerationState, UnconditionalPipeline } from "./unconditional.ts";
 import { scaled } from "./unconditional-editing.ts";
 import { classNames, type UnconditionalFolder } from "./unconditional-folder.ts";
@@ -128,8 +128,8 @@ export async function ditPipeline(path: string, options: ComputeOptions = {}): P
         yield {
           ...{ done: b * plan.steps + step, total: batches * plan.steps, step, steps: plan.steps, first, timestep },
           ...{ seeds: indices.slice(0, wanted).map((i) => seeds[i]!), x: seen, x0: estimate },
-          preview: () => latentPreview(estimate, { sizeConditions: false }),
-          noisy: () => latentPreview(scaled(seen, 1 / Math.hypot(level.alpha, level.sigma)), { sizeConditions: false }),
+          preview: () => latentPreview(estimate, COLOURS.stable),
+          noisy: () => latentPreview(scaled(seen, 1 / Math.hypot(level.alpha, level.sigma)), COLOURS.stable),
           ...(finished
             ? {
                 images: finished.map((image, i): GeneratedImage => {

@@ -2,11 +2,11 @@ import type { Adapter } from "../../models/index.ts";
 import { lora } from "../../models/index.ts";
 import { openAdapter } from "../adapters.ts";
 import type { WeightChange } from "../part-sessions.ts";
-import type { TextToImageModel } from "./folder.ts";
+import type { TextToImageModel } from "./model.ts";
 import type { TextToImageRequest } from "./request.ts";
 
 /** Finds what a request's LoRAs change in each part of a model. Files are read once. */
-export function adapterLoader({ unet, textEncoders }: TextToImageModel) {
+export function adapterLoader({ denoiser, textEncoders }: TextToImageModel) {
   const opened = new Map<string, Promise<Adapter>>();
   const open = (path: string): Promise<Adapter> => {
     const adapter = opened.get(path) ?? openAdapter(path);
@@ -16,7 +16,7 @@ export function adapterLoader({ unet, textEncoders }: TextToImageModel) {
     return adapter;
   };
   const networks = Object.fromEntries(
-    [unet, ...textEncoders.map(({ part }) => part)].map(({ name, network }) => [name, network]),
+    [denoiser, ...textEncoders.map(({ part }) => part)].map(({ name, network }) => [name, network]),
   );
 
   return async (given: TextToImageRequest["loras"]): Promise<(part: string) => WeightChange | undefined> => {

@@ -1,10 +1,39 @@
+import { UserError } from "../../core/errors.ts";
 import { float32 } from "../../core/host-tensor.ts";
 import type { Call, Samples } from "../../diffusion/index.ts";
 import { mul, type Tensor } from "../../graph/index.ts";
-import type { ControlNet } from "../../models/index.ts";
+import { type ControlNet, controlNet, type UNet2DCondition } from "../../models/index.ts";
 import type { Part, PartSessions } from "../part-sessions.ts";
 import type { Conditions } from "./conditions.ts";
+import type { StoredPart } from "./model.ts";
 import { repeatedTo } from "./source.ts";
+
+/** Builds a control network. Throws a UserError for one that was trained for another U-Net. */
+export function controlNetFor(
+  { className, config, weights }: StoredPart,
+  unet: UNet2DCondition,
+  factor: number,
+): Part<ControlNet> {
+  const path = weights.source;
+  const problem = (text: string, hint: string) => new UserError(`${path} ${text}.`, { hint, field: "controlNet" });
+  if (className !== "ControlNetModel") {
+    throw problem(`holds a ${className ?? "network of unknown class"}`, "A ControlNetModel is needed.");
+  }
+  const network = controlNet(config);
+  const { cross_attention_dim: text, block_out_channels: channels, addition_embed_type: addition } = network.config;
+  const fits =
+    String(text) === String(unet.config.cross_attention_dim) &&
+    String(channels) === String(unet.config.block_out_channels) &&
+    addition === unet.config.addition_embed_type &&
+    2 ** (network.config.conditioning_embedding_out_channels.length - 1) === factor;
+  if (!fits) {
+    throw problem(
+      `(text of ${text}, channels ${channels}) was made for another model than this (${unet.config.cross_attention_dim}, ${unet.config.block_out_channels})`,
+      "Stable Diffusion 1.x, 2.x and XL each need their own.",
+    );
+  }
+  return { name: "controlnet", network, weights };
+}
 
 /** What a control network adds to the states of the U-Net, under the names of the U-Net's inputs. */
 export type Residuals = Readonly<Record<string, Samples>>;

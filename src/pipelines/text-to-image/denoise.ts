@@ -1,17 +1,17 @@
 import { cutBatch, joinBatch } from "../../core/batch-parts.ts";
 import { float32 } from "../../core/host-tensor.ts";
 import { type GuidanceOptions, guide, guides, type Network, type Samples } from "../../diffusion/index.ts";
-import { concat, type Tensor } from "../../graph/index.ts";
+import type { Tensor } from "../../graph/index.ts";
 import type { PartSessions, WeightChange } from "../part-sessions.ts";
 import type { Conditions, GuidedConditions } from "./conditions.ts";
-import { type controlOf, residualInputs } from "./control.ts";
-import type { TextToImageModel } from "./folder.ts";
+import type { controlOf } from "./control.ts";
+import type { Family } from "./family.ts";
 import type { BatchStart } from "./source.ts";
 
 export interface DenoiseOptions {
   readonly conditions: GuidedConditions;
   readonly guidance: GuidanceOptions;
-  /** What an inpainting U-Net sees beside the latents. */
+  /** What an inpainting network sees beside the latents. */
   readonly seen: BatchStart["seen"];
   readonly signal: AbortSignal | undefined;
   readonly change: WeightChange | undefined;
@@ -21,9 +21,9 @@ export interface DenoiseOptions {
   readonly onCall: () => void;
 }
 
-/** The U-Net as a sampler's network: guided where the request says so, with both conditions in one batch. */
-export function guidedUnet(
-  { unet }: TextToImageModel,
+/** The denoising network as a sampler's: guided where the request says so, with both conditions in one batch. */
+export function guidedNetwork(
+  { predict }: Family,
   sessions: PartSessions,
   { conditions, guidance, seen, signal, change, control, onCall }: DenoiseOptions,
 ): Network {
@@ -51,12 +51,7 @@ export function guidedUnet(
         ...inpainting,
         ...residuals,
       },
-      graph: (inputs: Readonly<Record<string, Tensor>>) => {
-        const { textEmbeds, timeIds, timestepCondition } = inputs;
-        const others = { textEmbeds, timeIds, timestepCondition, ...residualInputs(inputs) };
-        const sample = inputs.mask ? concat([inputs.latents!, inputs.mask, inputs.kept!], 1) : inputs.latents!;
-        return { output: unet.network(sample, inputs.timestep!, inputs.text!, others) };
-      },
+      graph: (inputs: Readonly<Record<string, Tensor>>) => ({ output: predict(inputs) }),
     };
     onCall();
     return (await sessions.run(job, { signal, change, keep })).output as Samples;

@@ -1,6 +1,4 @@
 import { UserError } from "../../core/errors.ts";
-import { firstStep } from "../../diffusion/index.ts";
-import type { TextToImageModel } from "./folder.ts";
 import type { ResolvedRequest, TextToImagePicture, TextToImageRunOptions, TextToImageState } from "./pipeline-types.ts";
 
 /** Draws the pictures of a request that enlarges nothing. */
@@ -16,7 +14,17 @@ export type Pass = (
 export async function* enlarged(
   request: ResolvedRequest,
   options: TextToImageRunOptions,
-  { pass, folder }: { readonly pass: Pass; readonly folder: TextToImageModel },
+  {
+    pass,
+    multiple,
+    stepsAfter,
+  }: {
+    readonly pass: Pass;
+    /** Of which sides are multiples. */
+    readonly multiple: number;
+    /** How many steps a strength leaves. */
+    readonly stepsAfter: (steps: number, strength: number) => number;
+  },
 ): AsyncGenerator<TextToImageState, void, void> {
   const { enlarge, enlargeStrength, enlargeSteps } = request;
   const first: ResolvedRequest = { ...request, enlarge: undefined };
@@ -26,8 +34,7 @@ export async function* enlarged(
   if (request.mask !== undefined) refuse("`mask`");
   if (options.random) refuse("a random source");
   const steps = enlargeSteps ?? request.steps;
-  // Latent consistency models take all steps over what the strength leaves.
-  const each = folder.guidanceEmbedding ? steps : steps - firstStep(steps, enlargeStrength);
+  const each = stepsAfter(steps, enlargeStrength);
 
   const drafts: TextToImagePicture[] = [];
   let total = 0;
@@ -43,8 +50,8 @@ export async function* enlarged(
     yield { ...state, total };
   }
   for (const [i, draft] of drafts.entries()) {
-    const width = enlargedSide(draft.width, enlarge!, folder.factor);
-    const height = enlargedSide(draft.height, enlarge!, folder.factor);
+    const width = enlargedSide(draft.width, enlarge!, multiple);
+    const height = enlargedSide(draft.height, enlarge!, multiple);
     const again: ResolvedRequest = {
       ...first,
       ...{ image: draft, width, height, steps, strength: enlargeStrength },

@@ -4,6 +4,7 @@ import { type Random, seeded } from "../../core/random.ts";
 import { validated } from "../../core/validated.ts";
 import {
   type ConfiguredSampler,
+  firstStep,
   type GuidanceOptions,
   inpainted,
   inpaintedCalls,
@@ -15,10 +16,11 @@ import { chooseSampler } from "../choose-sampler.ts";
 import { partSessions } from "../part-sessions.ts";
 import { adapterLoader } from "./adapters.ts";
 import { batchesOf, firstPictures } from "./batches.ts";
-import { conditionsOf, partsOf } from "./conditions.ts";
+import { conditionsOf, negativeWords, partsOf, words } from "./conditions.ts";
 import { controlOf } from "./control.ts";
-import { guidedUnet } from "./denoise.ts";
+import { guidedNetwork } from "./denoise.ts";
 import { enlarged } from "./enlarge.ts";
+import { contrastOf, samplingOf } from "./family.ts";
 import { type AutoencoderOptions, latentSpace } from "./latents.ts";
 import { memoryEstimate, mustFit } from "./memory.ts";
 import { openTextToImage } from "./open-model.ts";
@@ -41,15 +43,8 @@ import {
 import { encodeSource, readControl, readSource, startOfBatch } from "./source.ts";
 import { textEncoders } from "./text.ts";
 
-/** Steps and guidance where a request does not say, as diffusers has them. */
-const DEFAULTS = {
-  stable: { steps: 50, guidance: 7.5 },
-  xl: { steps: 50, guidance: 5 },
-  consistency: { steps: 4, guidance: 8.5 },
-};
-
 /**
- * Opens Stable Diffusion 1.x, 2.x, XL, an inpainting or a latent consistency model in diffusers' layout.
+ * Opens a text-to-image model: Stable Diffusion 1.x, 2.x, XL, an inpainting or a latent consistency model.
  *
  * The request decides what is done: text-to-image, image-to-image with `image`, inpainting with `mask` too. Each picture
  * has a random source of its own, seeded with its seed, so it does not depend on what is drawn with it.
@@ -59,38 +54,35 @@ export async function textToImagePipeline(
   path: string,
   options: TextToImageOptions = {},
 ): Promise<TextToImagePipeline> {
-  const folder = await openTextToImage(path, options);
-  const text = textEncoders(folder, options);
-  const unet = partSessions(folder.unet, options);
-  const vae = latentSpace(folder, options);
-  const control = folder.controlNet && partSessions(folder.controlNet, options);
-  const adapters = adapterLoader(folder);
+  const model = await openTextToImage(path, options);
+  const { family } = model;
+  const text = textEncoders(model, options);
+  const denoiser = partSessions(model.denoiser, options);
+  const vae = latentSpace(model, options);
+  const control = model.controlNet && partSessions(model.controlNet, options);
+  const adapters = adapterLoader(model);
   const free = async (part: { close(): Promise<void> }) => {
     if (options.lowMemory) await part.close();
   };
 
   const resolve = (input: TextToImageRequestInput): ResolvedRequest => {
     const request = validated(textToImageRequest, input);
-    const { steps, guidance } = folder.guidanceEmbedding
-      ? DEFAULTS.consistency
-      : folder.sizeConditions
-        ? DEFAULTS.xl
-        : DEFAULTS.stable;
+    const { steps, guidance } = family.defaults(request);
     const resolved = { ...request, steps: request.steps ?? steps, guidance: request.guidance ?? guidance };
     for (const field of options.needs ?? []) {
       if (request[field] === undefined) throw new UserError(`This task needs \`${field}\`.`, { field });
     }
-    checkRequest(resolved, folder, resolved.guidance);
+    checkRequest(resolved, model);
     return resolved;
   };
 
   const memoryNeeds = (request: ResolvedRequest, size: readonly [number, number]) => ({
     batch: Math.min(request.batch, picturesOf(request).length),
-    guided: request.guidance > 1 && !folder.guidanceEmbedding,
+    guided: contrastOf(family, request) > 1,
     ...{ size, tile: request.vaeTile, lowMemory: options.lowMemory ?? false },
   });
-  const startsLate = ({ className }: Pick<ConfiguredSampler, "className">) =>
-    folder.guidanceEmbedding && className === "LCMScheduler";
+  const takesAllSteps = ({ className }: Pick<ConfiguredSampler, "className">) =>
+    family.consistency && className === "LCMScheduler";
 
   async function* stream(
     input: TextToImageRequestInput,
@@ -98,7 +90,12 @@ export async function textToImagePipeline(
   ): AsyncGenerator<TextToImageState, void, void> {
     const request = resolve(input);
     if (request.enlarge === undefined) yield* pass(request, runOptions);
-    else yield* enlarged(request, runOptions, { pass, folder });
+    else {
+      const all = takesAllSteps(chooseSampler(model.scheduler, request.sampler, request.spread));
+      const stepsAfter = (steps: number, strength: number) =>
+        all ? steps : steps - firstStep(steps, strength, family.strengthRounds);
+      yield* enlarged(request, runOptions, { pass, multiple: model.factor * family.patch, stepsAfter });
+    }
   }
 
   async function* pass(
@@ -107,14 +104,14 @@ export async function textToImagePipeline(
   ): AsyncGenerator<TextToImageState, void, void> {
     // A list of one generator is that generator, as diffusers has it.
     const random = Array.isArray(given) && given.length === 1 ? (given[0] as Random) : given;
-    const { steps, eta, originalSteps, clipSkip } = request;
+    const { steps, eta, originalSteps } = request;
     const pictures = picturesOf(request);
-    const sampler = chooseSampler(folder.scheduler, request.sampler, request.spread);
-    const { size, source: read } = await readSource(request, folder);
-    // A latent consistency model takes all its steps over what the strength leaves; others leave out the first ones.
-    const strength = read && !read.mask && startsLate(sampler) ? read.strength : undefined;
+    const { size, source: read } = await readSource(request, model);
+    const latentSize = [size[0] / model.factor, size[1] / model.factor] as const;
+    const { sampler, levels } = samplingOf(family, request, model.scheduler, latentSize);
+    const strength = read && !read.mask && takesAllSteps(sampler) ? read.strength : undefined;
     const source = strength === undefined ? read : { ...read!, strength: 1 };
-    const plan = sampler.plan({ steps, eta, originalSteps, strength });
+    const plan = sampler.plan({ steps, eta, originalSteps, strength, ...levels });
     // What is encoded in more parts is not drawn together with others, so that no picture depends on its batch.
     const batches = batchesOf(pictures, request.batch, (picture) => partsOf(picture, text, request));
     if (random && batches.length > 1) {
@@ -123,13 +120,13 @@ export async function textToImagePipeline(
         field: "batch",
       });
     }
-    mustFit(folder, memoryNeeds(request, size), options.memoryLimit);
+    mustFit(model, memoryNeeds(request, size), options.memoryLimit);
     const steering = await readControl(request, size);
     const changes = await adapters(request.loras);
     const encoded = source && (await encodeSource(source, vae, { signal, tile: request.vaeTile }));
     if (encoded) await free(vae);
     const guidance: GuidanceOptions = {
-      scale: request.guidance,
+      scale: contrastOf(family, request),
       rescale: request.guidanceRescale,
       ...(request.guidanceInterval
         ? { interval: { minimum: request.guidanceInterval[0], maximum: request.guidanceInterval[1] } }
@@ -137,22 +134,19 @@ export async function textToImagePipeline(
     };
 
     for (const [b, { first, wanted, batch }] of batches.entries()) {
-      const conditions = await conditionsOf(batch, folder, text, request, {
-        ...{ guidance: request.guidance, size, clipSkip },
-        ...{ signal, change: changes },
-      });
+      const conditions = await conditionsOf(batch, model, text, request, { size, signal, change: changes });
       await free(text);
       const noise = noiseFrom(random ?? batch.map(({ seed }) => seeded(seed)));
-      const shape = [batch.length, folder.channels, size[0] / folder.factor, size[1] / folder.factor];
+      const shape = [batch.length, family.channels, ...latentSize];
       const perPicture = random === undefined || Array.isArray(random);
-      const begin = startOfBatch(encoded, { plan, shape, noise, perPicture, vae, folder });
+      const begin = startOfBatch(encoded, { plan, shape, noise, perPicture, vae, model });
       let calls = 0;
-      const network = guidedUnet(folder, unet, {
-        ...{ conditions, guidance, seen: begin.seen, signal, change: changes("unet") },
+      const network = guidedNetwork(family, denoiser, {
+        ...{ conditions, guidance, seen: begin.seen, signal, change: changes(model.denoiser.name) },
         control:
-          folder.controlNet &&
+          model.controlNet &&
           steering &&
-          controlOf(folder.controlNet, control!, {
+          controlOf(model.controlNet, control!, {
             ...{
               picture: steering,
               scale: request.controlScale,
@@ -184,7 +178,7 @@ export async function textToImagePipeline(
           total: batches.length * ofBatch,
           ...{ step, steps: ofBatch, calls, first, seeds: batch.slice(0, wanted).map(({ seed }) => seed) },
           ...{ timestep: state.timestep, start, x: firstPictures(state.x, wanted), x0 },
-          preview: () => latentPreview(x0, folder),
+          preview: () => latentPreview(x0, family.colours),
           ...finished,
         };
       }
@@ -192,7 +186,7 @@ export async function textToImagePipeline(
   }
 
   async function finish(latents: Samples, batch: readonly PictureWords[], decoding: AutoencoderOptions) {
-    await free(unet);
+    await free(denoiser);
     if (control) await free(control);
     const decoded = await vae.decode(latents, decoding);
     await free(vae);
@@ -207,28 +201,26 @@ export async function textToImagePipeline(
   }
 
   return {
-    folder,
+    model,
     text,
-    device: unet.device,
+    device: denoiser.device,
     resolve,
     async conditions(input, { signal } = {}) {
       const request = resolve(input);
-      const { size } = await readSource(request, folder);
-      return conditionsOf(picturesOf(request), folder, text, request, {
-        ...{ guidance: request.guidance, size, clipSkip: request.clipSkip },
-        ...{ signal, change: await adapters(request.loras) },
-      });
+      const { size } = await readSource(request, model);
+      const change = await adapters(request.loras);
+      return conditionsOf(picturesOf(request), model, text, request, { size, signal, change });
     },
     async memory(input) {
       const request = resolve(input);
-      const { size } = await readSource(request, folder);
-      return memoryEstimate(folder, memoryNeeds(request, size));
+      const { size } = await readSource(request, model);
+      return memoryEstimate(model, memoryNeeds(request, size));
     },
     dropped(input) {
       const request = resolve(input);
-      const seen = picturesOf(request).flatMap(({ prompt, prompt2, negative = "", negative2 = negative }) => [
-        ...text.dropped([prompt, prompt2], request),
-        ...text.dropped([negative, negative2], request),
+      const seen = picturesOf(request).flatMap((picture) => [
+        ...text.dropped(words(picture), request),
+        ...text.dropped(negativeWords(picture), request),
       ]);
       return seen.filter((one, i) => seen.findIndex((other) => other.text === one.text) === i);
     },
@@ -239,7 +231,7 @@ export async function textToImagePipeline(
       return images;
     },
     async close() {
-      await Promise.all([text.close(), unet.close(), vae.close(), control?.close()]);
+      await Promise.all([text.close(), denoiser.close(), vae.close(), control?.close()]);
     },
   };
 }

@@ -3,7 +3,7 @@ import type { Samples } from "../../diffusion/index.ts";
 import { concat, type Tensor } from "../../graph/index.ts";
 import { diagonalGaussian, inTiles } from "../../models/index.ts";
 import { type ComputeOptions, partSessions } from "../part-sessions.ts";
-import type { TextToImageModel } from "./folder.ts";
+import type { TextToImageModel } from "./model.ts";
 
 /** The distribution that a picture is encoded as, before scaling: [1, channels, h, w]. */
 export interface Posterior {
@@ -18,7 +18,7 @@ export interface AutoencoderOptions {
   readonly tile?: number;
 }
 
-/** The autoencoder of a model, between pictures in −1 … 1 and the latents that the U-Net sees. */
+/** The autoencoder of a model, between pictures in −1 … 1 and the latents that the denoising network sees. */
 export interface LatentSpace {
   encode(picture: Samples, options?: AutoencoderOptions): Promise<Posterior>;
   /** A latent drawn with noise [n, …]; the noise is undefined where there is no deviation. */
@@ -29,10 +29,12 @@ export interface LatentSpace {
 }
 
 /** Opens a model's autoencoder. */
-export function latentSpace(folder: Pick<TextToImageModel, "vae" | "factor">, compute: ComputeOptions): LatentSpace {
-  const { network } = folder.vae;
-  const { factor } = folder;
-  const sessions = partSessions(folder.vae, compute);
+export function latentSpace(
+  { vae, factor }: Pick<TextToImageModel, "vae" | "factor">,
+  compute: ComputeOptions,
+): LatentSpace {
+  const { network } = vae;
+  const sessions = partSessions(vae, compute);
   const scaling = scalingOf(network.config);
 
   return {

@@ -2,7 +2,7 @@ import { totalmem } from "node:os";
 import { UserError } from "../../core/errors.ts";
 import { sizeOf } from "../../core/host-tensor.ts";
 import type { Part } from "../part-sessions.ts";
-import type { TextToImageModel } from "./folder.ts";
+import type { TextToImageModel } from "./model.ts";
 
 /** What a run takes, in bytes: networks in float32, and the largest states of one call. */
 export interface MemoryEstimate {
@@ -24,38 +24,33 @@ export interface MemoryNeeds {
 const BYTES = 4;
 
 /**
- * An estimate from below of what a run takes. Of the U-Net: the states that are kept for the way up, and about eight of
- * its widest at work; of the autoencoder: six pictures of its finest states, whose upper half is twice as wide.
+ * An estimate from below of what a run takes. Of the autoencoder: six pictures of its finest states, whose upper half is
+ * twice as wide.
  */
-export function memoryEstimate(folder: TextToImageModel, needs: MemoryNeeds): MemoryEstimate {
-  const { unet, vae, textEncoders, controlNet, factor } = folder;
+export function memoryEstimate(model: TextToImageModel, needs: MemoryNeeds): MemoryEstimate {
+  const { denoiser, vae, textEncoders, controlNet, factor, family } = model;
   const { batch, guided, size, tile, lowMemory } = needs;
   const [height, width] = size;
   const texts = textEncoders.reduce((sum, { part }) => sum + weightBytes(part), 0);
-  const denoising = weightBytes(unet) + (controlNet ? weightBytes(controlNet) : 0);
+  const denoising = weightBytes(denoiser) + (controlNet ? weightBytes(controlNet) : 0);
   const parts = [texts, denoising, weightBytes(vae)];
   const weights = lowMemory ? Math.max(...parts) : parts.reduce((sum, one) => sum + one, 0);
 
-  const { block_out_channels: channels, layers_per_block: layers } = unet.network.config;
-  const latents = (height / factor) * (width / factor) * batch * (guided ? 2 : 1);
-  const kept = channels.reduce((sum, c, level) => {
-    const count = (typeof layers === "number" ? layers : layers[level]!) + 1;
-    return sum + (count * c) / 4 ** level;
-  }, 0);
-  const ofUnet = (kept + 8 * channels[0]!) * latents * BYTES;
+  const n = batch * (guided ? 2 : 1);
+  const ofDenoiser = family.states(n, [height / factor, width / factor]) * BYTES;
   const { config } = vae.network;
   const finest = (
     "encoder_block_out_channels" in config ? config.decoder_block_out_channels : config.block_out_channels
   ) as readonly number[];
   const pixels = tile ? Math.min(tile, height) * Math.min(tile, width) : height * width;
   const ofVae = 6 * finest[0]! * pixels * batch * BYTES;
-  const states = Math.max(ofUnet, ofVae);
+  const states = Math.max(ofDenoiser, ofVae);
   return { weights, states, total: weights + states };
 }
 
 /** Throws a UserError for a run that cannot fit into the memory there is (`limit` in bytes; default: the machine's). */
-export function mustFit(folder: TextToImageModel, needs: MemoryNeeds, limit = availableMemory()): void {
-  const { weights, states, total } = memoryEstimate(folder, needs);
+export function mustFit(model: TextToImageModel, needs: MemoryNeeds, limit = availableMemory()): void {
+  const { weights, states, total } = memoryEstimate(model, needs);
   if (total <= limit) return;
   const wishes = [
     ...(needs.lowMemory ? [] : ["open the model with `lowMemory`"]),

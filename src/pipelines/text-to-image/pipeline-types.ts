@@ -4,8 +4,8 @@ import type { HostImage } from "../../io/index.ts";
 import type { Device } from "../../runtime/index.ts";
 import type { ComputeOptions } from "../part-sessions.ts";
 import type { GuidedConditions } from "./conditions.ts";
-import type { OpenModelOptions, TextToImageModel } from "./folder.ts";
 import type { MemoryEstimate } from "./memory.ts";
+import type { OpenModelOptions, TextToImageModel } from "./model.ts";
 import type { PictureWords, TextToImageRequest, TextToImageRequestInput } from "./request.ts";
 import type { DroppedText, TextEncoders } from "./text.ts";
 
@@ -32,7 +32,7 @@ export interface TextToImageState {
   /** Steps done and to do in this batch. */
   readonly step: number;
   readonly steps: number;
-  /** Calls of the U-Net in this batch. */
+  /** Calls of the denoising network in this batch. */
   readonly calls: number;
   /** The pictures of this batch: index of the first among all, and their seeds. */
   readonly first: number;
@@ -59,16 +59,16 @@ export interface TextToImageRunOptions {
   readonly random?: Random | readonly Random[];
 }
 
-/** A Stable Diffusion model, ready to draw. */
+/** A text-to-image model, ready to draw. */
 export interface TextToImagePipeline {
-  readonly folder: TextToImageModel;
+  readonly model: TextToImageModel;
   /** The text encoders: token ids, embeddings, and what is cut off a prompt. */
   readonly text: TextEncoders;
-  /** What the U-Net runs on, known once it drew something. */
+  /** What the denoising network runs on, known once it drew something. */
   device(): Device | undefined;
   /** The request with every default filled in. @throws UserError for a request that cannot be met */
   resolve(request: TextToImageRequestInput): ResolvedRequest;
-  /** What the U-Net is told beside latents and timestep, for all pictures of a request. */
+  /** What the denoising network is told beside latents and timestep, for all pictures of a request. */
   conditions(
     request: TextToImageRequestInput,
     options?: Pick<TextToImageRunOptions, "signal">,

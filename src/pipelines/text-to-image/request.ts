@@ -2,7 +2,9 @@ import { z } from "zod";
 import { UserError } from "../../core/errors.ts";
 import { GRIDS, SAMPLERS, type SamplerName } from "../../diffusion/index.ts";
 import { pictureInput } from "../picture-input.ts";
-import type { TextToImageModel } from "./folder.ts";
+import { contrastOf } from "./family.ts";
+import type { TextToImageModel } from "./model.ts";
+import type { ResolvedRequest } from "./pipeline-types.ts";
 
 const SAMPLER_NAMES = Object.keys(SAMPLERS) as [SamplerName, ...SamplerName[]];
 const whole = (minimum: number) => z.number().int().min(minimum);
@@ -86,19 +88,18 @@ export interface PictureWords {
   readonly seed: number;
 }
 
-/** The sizes that SDXL is told, and those that are drawn away from. */
-const SIZES = [
-  "originalSize",
-  "cropTopLeft",
-  "targetSize",
-  "negativeOriginalSize",
-  "negativeCropTopLeft",
-  "negativeTargetSize",
-] as const;
+/** Fields that not every kind of model has a use for. */
+const FIELDS_OF_SOME = [
+  ...(["prompt2", "negativePrompt2", "weights", "chunks", "clipSkip"] as const),
+  ...(["originalSize", "cropTopLeft", "targetSize"] as const),
+  ...(["negativeOriginalSize", "negativeCropTopLeft", "negativeTargetSize"] as const),
+];
+export type FieldOfSome = (typeof FIELDS_OF_SOME)[number];
 
 /** Throws a UserError for fields that say nothing together, contradict each other or are for other models. */
-export function checkRequest(request: TextToImageRequest, folder: TextToImageModel, guidance: number): void {
-  const { image, mask, strength } = request;
+export function checkRequest(request: ResolvedRequest, model: TextToImageModel): void {
+  const { image, mask, strength, guidance } = request;
+  const { family } = model;
   const need = (field: "mask" | "strength", value: unknown) => {
     if (value === undefined || image !== undefined) return;
     throw new UserError(`\`${field}\` was given without \`image\`.`, {
@@ -108,24 +109,24 @@ export function checkRequest(request: TextToImageRequest, folder: TextToImageMod
   };
   need("strength", strength);
   need("mask", mask);
-  if (folder.inpainting && mask === undefined) {
-    throw new UserError(`${folder.path} is an inpainting model: it needs \`image\` and \`mask\`.`, {
+  if (family.inpainting && mask === undefined) {
+    throw new UserError(`${model.path} is an inpainting model: it needs \`image\` and \`mask\`.`, {
       hint: "Give a mask that is white where the image is to be painted anew, or take another model.",
       field: image === undefined ? "image" : "mask",
     });
   }
-  if (folder.controlNet && request.controlImage === undefined) {
+  if (model.controlNet && request.controlImage === undefined) {
     throw new UserError("A control network was opened; it needs `controlImage`.", { field: "controlImage" });
   }
-  if (!folder.controlNet && request.controlImage !== undefined) {
+  if (!model.controlNet && request.controlImage !== undefined) {
     throw new UserError("`controlImage` was given; this model has no control network.", {
       hint: "Open it with `controlNet`, the folder of one that was trained for it; or leave `controlImage` out.",
       field: "controlImage",
     });
   }
-  const onlyXl = [...SIZES, ...(folder.textEncoders.length > 1 ? [] : (["prompt2", "negativePrompt2"] as const))];
-  for (const field of onlyXl) {
-    if (request[field] === undefined || (folder.sizeConditions && SIZES.includes(field as never))) continue;
+  for (const field of FIELDS_OF_SOME) {
+    // Where a field has a default, it is one that says nothing.
+    if (!request[field] || family.fields.includes(field)) continue;
     throw new UserError(`\`${field}\` was given; this model has no use for it.`, { hint: "Leave it out.", field });
   }
   for (const [one, other] of [
@@ -137,16 +138,16 @@ export function checkRequest(request: TextToImageRequest, folder: TextToImageMod
     throw new UserError(`\`${one}\` was given without \`${other}\`.`, { hint: "Give both, or none.", field: one });
   }
   for (const field of ["negativePrompt", "negativePrompt2"] as const) {
-    if (request[field] === undefined || (guidance > 1 && !folder.guidanceEmbedding)) continue;
-    const why = folder.guidanceEmbedding ? "this model takes its guidance as a number" : `guidance is ${guidance}`;
+    if (request[field] === undefined || contrastOf(family, request) > 1) continue;
+    const why = family.guidance === "told" ? "this model takes its guidance as a number" : `guidance is ${guidance}`;
     throw new UserError(`\`${field}\` was given; it has no effect, since ${why}.`, {
-      hint: folder.guidanceEmbedding ? "Leave it out." : "Leave it out, or raise guidance above 1.",
+      hint: family.guidance === "told" ? "Leave it out." : "Leave it out, or raise guidance above 1.",
       field,
     });
   }
   const { vaeTile } = request;
-  if (vaeTile !== undefined && vaeTile % folder.factor !== 0) {
-    throw new UserError(`Tiles of ${vaeTile} pixels were asked for; they must be multiples of ${folder.factor}.`, {
+  if (vaeTile !== undefined && vaeTile % model.factor !== 0) {
+    throw new UserError(`Tiles of ${vaeTile} pixels were asked for; they must be multiples of ${model.factor}.`, {
       field: "vaeTile",
     });
   }

@@ -10,8 +10,9 @@ import {
 import { type HostImage, resizeImage, tensorFromImages } from "../../io/index.ts";
 import { decodePicture } from "../picture-input.ts";
 import { scaled } from "../unconditional-editing.ts";
-import type { TextToImageModel } from "./folder.ts";
+import type { Size } from "./family.ts";
 import type { AutoencoderOptions, LatentSpace, Posterior } from "./latents.ts";
+import type { TextToImageModel } from "./model.ts";
 import type { TextToImageRequest } from "./request.ts";
 
 /** The picture a request starts from, at the size that is drawn. */
@@ -23,9 +24,6 @@ export interface Source {
   readonly strength: number;
 }
 
-/** Shares of the way that are gone again where a request does not say. */
-const STRENGTH = { sd: 0.8, xl: 0.3, masked: 1 };
-
 /**
  * The size that is drawn, [height, width] in pixels, and the picture it starts from.
  *
@@ -34,8 +32,8 @@ const STRENGTH = { sd: 0.8, xl: 0.3, masked: 1 };
  */
 export async function readSource(
   request: TextToImageRequest,
-  folder: TextToImageModel,
-): Promise<{ readonly size: readonly [number, number]; readonly source: Source | undefined }> {
+  model: TextToImageModel,
+): Promise<{ readonly size: Size; readonly source: Source | undefined }> {
   const { image, mask, controlImage } = request;
   const sized = request.height !== undefined && request.width !== undefined;
   if (image === undefined) {
@@ -43,15 +41,15 @@ export async function readSource(
       sized || controlImage === undefined
         ? undefined
         : await decodePicture(controlImage, { field: "controlImage", channels: 3 });
-    const [height, width] = sized ? [0, 0] : picture ? [picture.height, picture.width] : trainedSize(folder);
+    const [height, width] = sized ? [0, 0] : picture ? [picture.height, picture.width] : trainedSize(model);
     const size = [request.height ?? height, request.width ?? width] as const;
-    checkSize(size, folder.factor, picture && "controlImage");
+    checkSize(size, model, picture && "controlImage");
     return { size, source: undefined };
   }
   const picture = await decodePicture(image, { field: "image", channels: 3 });
   const size = [request.height ?? picture.height, request.width ?? picture.width] as const;
-  checkSize(size, folder.factor, request.height === undefined && request.width === undefined ? "image" : undefined);
-  const strength = request.strength ?? (mask ? STRENGTH.masked : folder.sizeConditions ? STRENGTH.xl : STRENGTH.sd);
+  checkSize(size, model, request.height === undefined && request.width === undefined ? "image" : undefined);
+  const strength = request.strength ?? model.family.defaults(request).strength;
   const pixels = tensorFromImages([await fitted(picture, size)]);
   if (mask === undefined) return { size, source: { image: pixels, mask: undefined, strength } };
   const gray = await decodePicture(mask, { field: "mask", channels: 1 });
@@ -71,10 +69,7 @@ export async function readSource(
 }
 
 /** The picture that a control network sees, [1, 3, height, width] from 0 to 1, scaled to the size that is drawn. */
-export async function readControl(
-  { controlImage }: TextToImageRequest,
-  size: readonly [number, number],
-): Promise<Samples | undefined> {
+export async function readControl({ controlImage }: TextToImageRequest, size: Size): Promise<Samples | undefined> {
   if (controlImage === undefined) return undefined;
   const picture = await decodePicture(controlImage, { field: "controlImage", channels: 3 });
   const { shape, data } = tensorFromImages([await fitted(picture, size)]);
@@ -92,7 +87,7 @@ export interface EncodedSource {
   readonly kept: Posterior | undefined;
 }
 
-/** Encodes a source's picture and, for a U-Net that sees it, what the mask leaves of it. */
+/** Encodes a source's picture and, for a network that sees it, what the mask leaves of it. */
 export async function encodeSource(
   source: Source,
   vae: LatentSpace,
@@ -114,9 +109,9 @@ export interface BatchStart {
   readonly x: Samples;
   /** The step to begin with. */
   readonly first: number;
-  /** How the kept part is put back after each step, where the U-Net does not see it. */
+  /** How the kept part is put back after each step, where the network does not see it. */
   readonly inpaint: InpaintOptions | undefined;
-  /** Mask [n, 1, h, w] and latents of the kept part [n, c, h, w], which an inpainting U-Net sees. */
+  /** Mask [n, 1, h, w] and latents of the kept part [n, c, h, w], which an inpainting network sees. */
   readonly seen: { readonly mask: Samples; readonly kept: Samples } | undefined;
 }
 
@@ -128,7 +123,7 @@ export interface StartOptions {
   /** Whether each picture draws from a source of its own; else one draw is shared by all. */
   readonly perPicture: boolean;
   readonly vae: LatentSpace;
-  readonly folder: TextToImageModel;
+  readonly model: TextToImageModel;
 }
 
 /**
@@ -137,26 +132,27 @@ export interface StartOptions {
  */
 export function startOfBatch(
   encoded: EncodedSource | undefined,
-  { plan, shape, noise, perPicture, vae, folder }: StartOptions,
+  { plan, shape, noise, perPicture, vae, model }: StartOptions,
 ): BatchStart {
   if (!encoded) {
     return { x: scaled(noise(shape), plan.initNoiseSigma), first: 0, inpaint: undefined, seen: undefined };
   }
   const { source, image, kept } = encoded;
+  const { inpainting: seesMask, strengthRounds } = model.family;
   const latentOf = (posterior: Posterior): Samples => {
     const drawn = posterior.deviation && noise(perPicture ? shape : [1, ...shape.slice(1)]);
     return repeatedTo(vae.draw(posterior, drawn), shape);
   };
   const fromNoise = source.mask !== undefined && source.strength === 1;
-  const latent = fromNoise && folder.inpainting ? undefined : latentOf(image);
+  const latent = fromNoise && seesMask ? undefined : latentOf(image);
   const drawn = noise(shape);
   const start = fromNoise
     ? { x: scaled(drawn, plan.initNoiseSigma), first: 0 }
-    : lateStart(plan, latent!, drawn, source.strength);
+    : lateStart(plan, latent!, drawn, { strength: source.strength, rounds: strengthRounds });
   if (!source.mask || !kept) return { ...start, inpaint: undefined, seen: undefined };
   const keptLatent = latentOf(kept);
-  const mask = latentMask(source.mask, folder.factor);
-  if (folder.inpainting) {
+  const mask = latentMask(source.mask, model.factor);
+  if (seesMask) {
     const one = [shape[0]!, 1, ...shape.slice(2)];
     return { ...start, inpaint: undefined, seen: { mask: repeatedTo(mask, one), kept: keptLatent } };
   }
@@ -172,43 +168,53 @@ export function startOfBatch(
 }
 
 /** A noised latent and the step to begin with; with PNDM one timestep earlier, see `RunOptions.restart`. */
-function lateStart(plan: SamplingPlan, latent: Samples, noise: Samples, strength: number) {
-  const start = noisedStart(plan, latent, noise, strength);
+function lateStart(
+  plan: SamplingPlan,
+  latent: Samples,
+  noise: Samples,
+  { strength, rounds }: { readonly strength: number; readonly rounds: "down" | "up" },
+) {
+  const start = noisedStart(plan, latent, noise, strength, rounds);
   if (plan.className !== "PNDMScheduler" || start.first === 0) return start;
   return { ...start, x: plan.addNoise(latent, noise, plan.timesteps[start.first]!) };
 }
 
-/** The size a model was trained with, [height, width] in pixels. */
-function trainedSize({ unet, factor, path }: TextToImageModel): readonly [number, number] {
-  const { sample_size: size } = unet.network.config;
-  if (size === null) {
-    throw new UserError(`${path} does not say which size it was trained with.`, {
-      hint: "Give `width` and `height`.",
-      field: "width",
-    });
-  }
-  const [height, width] = typeof size === "number" ? [size, size] : ([size[0]!, size[1]!] as const);
-  return [height * factor, width * factor];
+/** The size a model was trained with, in pixels. */
+function trainedSize({ family: { trained }, factor, path }: TextToImageModel): Size {
+  if (trained) return [trained[0] * factor, trained[1] * factor];
+  throw new UserError(`${path} does not say which size it was trained with.`, {
+    hint: "Give `width` and `height`.",
+    field: "width",
+  });
 }
 
-function checkSize([height, width]: readonly [number, number], factor: number, field?: string): void {
+function checkSize([height, width]: Size, { factor, family }: TextToImageModel, field?: string): void {
+  const multiple = factor * family.patch;
+  const longest = (family.longest ?? Number.POSITIVE_INFINITY) * factor;
   for (const [name, value] of [
     ["height", height],
     ["width", width],
   ] as const) {
-    if (value % factor === 0) continue;
-    const below = Math.floor(value / factor) * factor;
-    const near = below > 0 ? `${below} or ${below + factor}` : `${factor}`;
-    throw new UserError(`This model draws pictures whose sides are multiples of ${factor}; the ${name} is ${value}.`, {
-      hint: field
-        ? `Give \`width\` and \`height\`, to which the image is scaled; near is a ${name} of ${near}.`
-        : `Near is ${near}.`,
-      field: field ?? name,
-    });
+    const given = `the ${name} is ${value}`;
+    if (value % multiple !== 0) {
+      const below = Math.floor(value / multiple) * multiple;
+      const near = below > 0 ? `${below} or ${below + multiple}` : `${multiple}`;
+      throw new UserError(`This model draws pictures whose sides are multiples of ${multiple}; ${given}.`, {
+        hint: field
+          ? `Give \`width\` and \`height\`, to which the image is scaled; near is a ${name} of ${near}.`
+          : `Near is ${near}.`,
+        field: field ?? name,
+      });
+    }
+    if (value > longest) {
+      throw new UserError(`This model draws pictures whose sides are at most ${longest}; ${given}.`, {
+        field: field ?? name,
+      });
+    }
   }
 }
 
-async function fitted(image: HostImage, [height, width]: readonly [number, number]): Promise<HostImage> {
+async function fitted(image: HostImage, [height, width]: Size): Promise<HostImage> {
   return image.width === width && image.height === height ? image : resizeImage(image, { width, height });
 }
 

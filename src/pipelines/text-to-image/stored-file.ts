@@ -2,7 +2,7 @@ import { UserError } from "../../core/errors.ts";
 import { openTokenizer, readModelFolder } from "../../io/index.ts";
 import type { OriginalComponent } from "../../models/index.ts";
 import { openSingleFile } from "../single-file.ts";
-import type { OpenModelOptions, StoredModel, StoredPart } from "./folder.ts";
+import type { OpenModelOptions, StoredModel, StoredPart } from "./model.ts";
 
 /** CLIP's other text encoder, OpenCLIP, is padded with this token, which has id 0. */
 const OPEN_CLIP_PADDING = "!";
@@ -36,7 +36,7 @@ export async function storedFile(
   return {
     path,
     className: `single file of Stable Diffusion ${family}`,
-    unet: stored(parts.unet),
+    denoiser: stored(parts.unet),
     vae: vae === undefined ? parts.vae && stored(parts.vae) : await readModelFolder(vae, { variant }),
     textEncoders: await Promise.all(
       encoders.map(async (name) => ({

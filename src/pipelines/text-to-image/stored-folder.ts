@@ -8,7 +8,7 @@ import {
   readPipelineFolder,
   readSchedulerConfig,
 } from "../../io/index.ts";
-import type { OpenModelOptions, StoredModel } from "./folder.ts";
+import type { OpenModelOptions, StoredModel } from "./model.ts";
 
 /** Parts that change no picture. */
 const UNUSED = ["safety_checker", "feature_extractor", "image_encoder", "watermark"];
@@ -32,7 +32,7 @@ export async function storedFolder(
   return {
     path,
     className,
-    unet: await read(at("unet")),
+    denoiser: await read(at("unet")),
     vae: await read(vae ?? at("vae")),
     textEncoders: await Promise.all(
       encoders.map(async (suffix) => ({

@@ -1,17 +1,16 @@
-import { UserError } from "../../core/errors.ts";
-import { float32, int64, sizeOf } from "../../core/host-tensor.ts";
+import { float32, sizeOf } from "../../core/host-tensor.ts";
 import type { Samples } from "../../diffusion/index.ts";
-import type { Tensor } from "../../graph/index.ts";
 import { type ComputeOptions, partSessions, type WeightChange } from "../part-sessions.ts";
-import type { TextEncoder, TextToImageModel } from "./folder.ts";
-import { type PromptReading, type TokenChunk, tokenChunks } from "./token-chunks.ts";
+import type { TextToImageModel } from "./model.ts";
+import type { TextEncoder } from "./text-encoder.ts";
+import type { PromptReading, TokenChunk } from "./token-chunks.ts";
 
-/** A text as the U-Net sees it. */
+/** A text as a text encoder gives it, or as the denoising network sees it. */
 export interface EncodedText {
-  /** [1, tokens, width]: of several encoders side by side. */
+  /** [1, tokens, width] */
   readonly states: Samples;
-  /** [1, width]: the last encoder's, where it has a projection. */
-  readonly pooled: Samples;
+  /** [1, width], where there is one. */
+  readonly pooled?: Samples;
 }
 
 /** What was cut off a prompt because a text encoder has no positions for it. */
@@ -30,59 +29,47 @@ export interface TextOptions extends PromptReading {
   readonly change?: (part: string) => WeightChange | undefined;
 }
 
+/** A text for each encoder, by its number: the second is that of `text_encoder_2`. */
+export type TextForEach = readonly string[];
+
 /** The text encoders of a model. */
 export interface TextEncoders {
-  /** Encodes a text; with two encoders, the second's own text. */
-  encode(texts: readonly [string, string], options?: TextOptions): Promise<EncodedText>;
+  /** Encodes a text, as the denoising network sees it. */
+  encode(texts: TextForEach, options?: TextOptions): Promise<EncodedText>;
   /** Ids of a text for each encoder, cut and padded. */
-  tokens(texts: readonly [string, string]): (readonly number[])[];
+  tokens(texts: TextForEach): (readonly number[])[];
   /** In how many parts a text is encoded. */
-  parts(texts: readonly [string, string], reading?: PromptReading): number;
+  parts(texts: TextForEach, reading?: PromptReading): number;
   /** What the encoders do not see of a text. */
-  dropped(texts: readonly [string, string], reading?: PromptReading): DroppedText[];
+  dropped(texts: TextForEach, reading?: PromptReading): DroppedText[];
   close(): Promise<void>;
 }
 
 /** Encodings that are kept for the next picture. */
 const KEPT = 32;
 
-/**
- * Opens the text encoders of a model. Stable Diffusion takes the last state, normalized; SDXL the state before the last
- * layer as it is, of both encoders, and the pooled text of the last one (Podell et al. 2023, section 2.1).
- */
-export function textEncoders(folder: TextToImageModel, compute: ComputeOptions): TextEncoders {
-  const encoders = folder.textEncoders;
+/** Opens the text encoders of a model. */
+export function textEncoders(
+  { textEncoders: encoders, family }: Pick<TextToImageModel, "textEncoders" | "family">,
+  compute: ComputeOptions,
+): TextEncoders {
   const sessions = encoders.map(({ part }) => partSessions(part, compute));
-  const penultimate = folder.sizeConditions;
   const known = new Map<string, Promise<EncodedText>>();
-  // A single encoder that is the second one (SDXL's refiner) sees the second text.
-  const textFor = (texts: readonly [string, string], i: number) =>
-    encoders[i]!.part.name === "text_encoder_2" ? texts[1] : texts[0];
+  const textFor = (texts: TextForEach, i: number) => texts[numberOf(encoders[i]!) - 1]!;
 
-  const encodeChunk = async (i: number, { ids, weights }: TokenChunk, options: TextOptions): Promise<EncodedText> => {
-    const encoder = encoders[i]!;
-    const { part } = encoder;
-    const layer = layerOf(encoder, options.clipSkip ?? 0, penultimate);
-    const job = {
-      name: `layer ${layer}`,
-      feeds: { ids: int64([1, ids.length], ids) },
-      graph: (inputs: Readonly<Record<string, Tensor>>) => {
-        const { last, hidden, pooled } = part.network(inputs.ids!);
-        const normalize = part.network.parts.text_model.parts.final_layer_norm;
-        const chosen = hidden[layer]!;
-        const states = penultimate ? chosen : layer === hidden.length - 1 ? last : normalize(chosen);
-        return { states, pooled };
-      },
-    };
-    const { states, pooled } = await sessions[i]!.run(job, { ...options, change: options.change?.(part.name) });
-    return { states: weights ? weighted(states as Samples, weights) : (states as Samples), pooled: pooled as Samples };
+  const encodeChunk = async (i: number, chunk: TokenChunk, options: TextOptions): Promise<EncodedText> => {
+    const { part, job } = encoders[i]!;
+    const change = options.change?.(part.name);
+    const { states, ...others } = await sessions[i]!.run(job(chunk, options), { signal: options.signal, change });
+    const { weights } = chunk;
+    return { ...others, states: weights ? weighted(states as Samples, weights) : (states as Samples) };
   };
   const encodeWith = async (i: number, text: string, options: TextOptions): Promise<EncodedText> => {
-    const { chunks, empty } = tokenChunks(encoders[i]!, text, options);
+    const { chunks, empty } = encoders[i]!.read(text, options);
     while (chunks.length < (options.parts ?? 1)) chunks.push(empty);
     const encoded: EncodedText[] = [];
     for (const chunk of chunks) encoded.push(await encodeChunk(i, chunk, options));
-    return { states: oneAfterAnother(encoded.map(({ states }) => states)), pooled: encoded[0]!.pooled };
+    return { ...encoded[0]!, states: oneAfterAnother(encoded.map(({ states }) => states)) };
   };
 
   return {
@@ -97,7 +84,7 @@ export function textEncoders(folder: TextToImageModel, compute: ComputeOptions):
         (async () => {
           const each: EncodedText[] = [];
           for (const i of encoders.keys()) each.push(await encodeWith(i, textFor(texts, i), options));
-          return { states: sideBySide(each.map(({ states }) => states)), pooled: each.at(-1)!.pooled };
+          return family.encoded(each);
         })();
       known.delete(key);
       known.set(key, encoded);
@@ -108,13 +95,13 @@ export function textEncoders(folder: TextToImageModel, compute: ComputeOptions):
       }
       return encoded;
     },
-    tokens: (texts) => encoders.map((encoder, i) => tokenChunks(encoder, textFor(texts, i)).chunks[0]!.ids),
+    tokens: (texts) => encoders.map((encoder, i) => encoder.read(textFor(texts, i)).chunks[0]!.ids),
     parts: (texts, reading) =>
-      Math.max(...encoders.map((encoder, i) => tokenChunks(encoder, textFor(texts, i), reading).chunks.length)),
+      Math.max(...encoders.map((encoder, i) => encoder.read(textFor(texts, i), reading).chunks.length)),
     dropped: (texts, reading) => {
       const all = encoders.map((encoder, i) => {
         const text = textFor(texts, i);
-        return { text, dropped: tokenChunks(encoder, text, reading).dropped };
+        return { text, dropped: encoder.read(text, reading).dropped };
       });
       const cut = all.filter(({ dropped }) => dropped !== "");
       return cut.filter(({ text }, i) => cut.findIndex((other) => other.text === text) === i);
@@ -125,19 +112,13 @@ export function textEncoders(folder: TextToImageModel, compute: ComputeOptions):
   };
 }
 
-/** Which hidden state is taken: 0 is the embeddings. */
-function layerOf({ part }: TextEncoder, clipSkip: number, penultimate: boolean): number {
-  const layers = part.network.config.num_hidden_layers;
-  const layer = layers - clipSkip - (penultimate ? 1 : 0);
-  if (layer >= 0) return layer;
-  throw new UserError(`clipSkip ${clipSkip} leaves nothing of a text encoder with ${layers} layers.`, {
-    hint: `Give at most ${layers - (penultimate ? 1 : 0)}.`,
-    field: "clipSkip",
-  });
+/** 1 for `text_encoder`, 2 for `text_encoder_2`: a single encoder may be the second, as of SDXL's refiner. */
+function numberOf({ part }: TextEncoder): number {
+  return Number(/_(\d+)$/.exec(part.name)?.[1] ?? 1);
 }
 
 /** Tensors [1, tokens, widthₖ] as one [1, tokens, Σ widthₖ]. */
-function sideBySide(states: readonly Samples[]): Samples {
+export function sideBySide(states: readonly Samples[]): Samples {
   if (states.length === 1) return states[0]!;
   const tokens = states[0]!.shape[1]!;
   const widths = states.map(({ shape }) => shape[2]!);
@@ -153,7 +134,7 @@ function sideBySide(states: readonly Samples[]): Samples {
 }
 
 /** Tensors [1, tokensₖ, width] as one [1, Σ tokensₖ, width]. */
-function oneAfterAnother(states: readonly Samples[]): Samples {
+export function oneAfterAnother(states: readonly Samples[]): Samples {
   if (states.length === 1) return states[0]!;
   const { data, shape } = stacked(states);
   return float32([1, states.length * shape[1]!, shape[2]!], data);

@@ -1,5 +1,5 @@
 import { invariant } from "../../core/errors.ts";
-import type { TextEncoder } from "./folder.ts";
+import type { TextTokenizer } from "../../io/index.ts";
 import { parsePromptWeights } from "./prompt-weights.ts";
 
 /** How a prompt is read. */
@@ -18,13 +18,20 @@ export interface TokenChunk {
 }
 
 /** A text as its encoder takes it. */
+export interface ReadPrompt {
+  readonly chunks: TokenChunk[];
+  /** A chunk without a text. */
+  readonly empty: TokenChunk;
+  /** What is not seen of the text. */
+  readonly dropped: string;
+}
+
+/** A text for CLIP, in chunks of `length` tokens. */
 export function tokenChunks(
-  encoder: TextEncoder,
+  { tokenizer, length }: { readonly tokenizer: TextTokenizer; readonly length: number },
   text: string,
   { weights = false, chunks: long = false }: PromptReading = {},
-): { readonly chunks: TokenChunk[]; readonly empty: TokenChunk; readonly dropped: string } {
-  const { tokenizer } = encoder;
-  const length = lengthFor(encoder);
+): ReadPrompt {
   const pieces = weights ? parsePromptWeights(text) : [{ text, weight: 1 }];
   const tokens = pieces.flatMap((piece) => {
     const ids = tokenizer.encode(piece.text);
@@ -57,10 +64,4 @@ export function tokenChunks(
     empty: chunkOf([]),
     dropped: tokenizer.decode(tokens.slice(count * room).map(({ id }) => id)),
   };
-}
-
-/** Tokens that an encoder has positions for, or fewer where its tokenizer says so. */
-function lengthFor({ part, tokenizer }: TextEncoder): number {
-  const positions = part.network.config.max_position_embeddings;
-  return Math.min(tokenizer.maxLength ?? positions, positions);
 }

@@ -1,13 +1,9 @@
 import type { SchedulerConfig } from "../../diffusion/index.ts";
 import type { HubOptions, JsonObject, TextTokenizer } from "../../io/index.ts";
-import type { AutoencoderKL, AutoencoderTiny, ClipText, ControlNet, UNet2DCondition } from "../../models/index.ts";
+import type { AutoencoderKL, AutoencoderTiny, ControlNet } from "../../models/index.ts";
 import type { Part, PartWeights } from "../part-sessions.ts";
-
-/** A text encoder with the tokenizer that belongs to it. */
-export interface TextEncoder {
-  readonly part: Part<ClipText>;
-  readonly tokenizer: TextTokenizer;
-}
+import type { Family } from "./family.ts";
+import type { TextEncoder } from "./text-encoder.ts";
 
 /** A part of a model as it lies on disk. */
 export interface StoredPart {
@@ -16,18 +12,23 @@ export interface StoredPart {
   readonly weights: PartWeights;
 }
 
+/** A text encoder as it lies on disk, with the tokenizer that belongs to it. */
+export interface StoredTextEncoder {
+  /** `text_encoder`, `text_encoder_2` … */
+  readonly name: string;
+  readonly part: StoredPart;
+  readonly tokenizer: TextTokenizer;
+}
+
 /** What a model's files hold, before its networks are built. */
 export interface StoredModel {
   readonly path: string;
+  /** The class of model_index.json. */
   readonly className: string;
-  readonly unet: StoredPart;
+  /** The denoising network. */
+  readonly denoiser: StoredPart;
   readonly vae: StoredPart | undefined;
-  /** By name, `text_encoder` or `text_encoder_2`. */
-  readonly textEncoders: readonly {
-    readonly name: string;
-    readonly part: StoredPart;
-    readonly tokenizer: TextTokenizer;
-  }[];
+  readonly textEncoders: readonly StoredTextEncoder[];
   readonly controlNet: StoredPart | undefined;
   readonly scheduler: SchedulerConfig;
   readonly aestheticScore: boolean;
@@ -35,30 +36,21 @@ export interface StoredModel {
   readonly warnings: readonly string[];
 }
 
-/** A Stable Diffusion model on disk, its weights not read yet. */
+/** A text-to-image model on disk, its weights not read yet. */
 export interface TextToImageModel {
   readonly path: string;
   /** The class of model_index.json. */
   readonly className: string;
-  readonly unet: Part<UNet2DCondition>;
+  /** The network that denoises: `unet` or `transformer`. */
+  readonly denoiser: Part;
   readonly vae: Part<AutoencoderKL | AutoencoderTiny>;
   readonly textEncoders: readonly TextEncoder[];
   readonly controlNet: Part<ControlNet> | undefined;
   readonly scheduler: SchedulerConfig;
   /** Pixels per latent pixel, along each side. */
   readonly factor: number;
-  /** Channels of the latents. */
-  readonly channels: number;
-  /** The U-Net also sees the mask and the rest of the picture. */
-  readonly inpainting: boolean;
-  /** The U-Net is told sizes and a pooled text, as that of SDXL. */
-  readonly sizeConditions: boolean;
-  /** The last of the numbers it is told is an aesthetic score, as that of SDXL's refiner. */
-  readonly aestheticScore: boolean;
-  /** The U-Net is told the guidance scale, as that of latent consistency models. */
-  readonly guidanceEmbedding: boolean;
-  /** Without a negative prompt the unconditional text is zeros, not the encoding of "". */
-  readonly zerosForEmptyPrompt: boolean;
+  /** What is particular to its kind of network. */
+  readonly family: Family;
   /** What was left out. */
   readonly warnings: readonly string[];
 }
