@@ -49,7 +49,14 @@ export {
   writeModelFolder,
   writePipelineFolder,
 } from "./model-folder.ts";
-export { type ModelWeights, openWeightFile, openWeights, type WeightLocation } from "./model-weights.ts";
+export {
+  type ModelWeights,
+  openWeightFile,
+  openWeights,
+  type PlacedWeight,
+  placedWeights,
+  type WeightLocation,
+} from "./model-weights.ts";
 export { assemblePatches, splitPatches } from "./patches.ts";
 export { linePlot, type PlotOptions, type Series, savePlot } from "./plot.ts";
 export { pngText } from "./png-text.ts";

@@ -157,10 +157,16 @@ export async function writeModelFolder(
   await writeJsonObject(join(path, "config.json"), { ...model.config, ...named });
 }
 
-/** One component of a pipeline to write: a model, or a configuration alone (a scheduler). */
+/** One component of a pipeline to write: a model, a configuration alone (a scheduler), or what writes its own files. */
 export type ComponentToWrite =
   | (ModelToWrite & { readonly library?: "diffusers" | "transformers" })
-  | { readonly className: string; readonly schedulerConfig: JsonObject };
+  | { readonly className: string; readonly schedulerConfig: JsonObject }
+  | {
+      readonly className: string;
+      readonly library: "diffusers" | "transformers";
+      /** Writes the files into a folder, which it makes. */
+      readonly write: (folder: string) => Promise<void>;
+    };
 
 /** Writes a pipeline folder: `model_index.json` last, so that a folder that has one is complete. */
 export async function writePipelineFolder(
@@ -180,6 +186,9 @@ export async function writePipelineFolder(
       };
       await writeJsonObject(join(folder, "scheduler_config.json"), config);
       index[name] = ["diffusers", component.className];
+    } else if ("write" in component) {
+      await component.write(folder);
+      index[name] = [component.library, component.className];
     } else {
       const { library = "diffusers" } = component;
       await writeModelFolder(folder, component, { ...options, library });

@@ -1,5 +1,5 @@
 import { readdir, realpath } from "node:fs/promises";
-import { basename, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { UserError } from "../core/errors.ts";
 import type { HostTensor } from "../core/host-tensor.ts";
 import { type JsonObject, readJsonObject } from "./json-file.ts";
@@ -147,6 +147,31 @@ function weightsOf(files: readonly SafetensorsFile[], source: string): ModelWeig
       return readTensor(location.path, location);
     },
   };
+}
+
+/** A weight in its file as ONNX Runtime is to find it, or read. */
+export type PlacedWeight = Pick<HostTensor, "dtype" | "shape"> &
+  ({ readonly file: string; readonly offset: number; readonly length: number } | Pick<HostTensor, "data">);
+
+/**
+ * Weights as external data of an ONNX graph where their files share a folder (they do, unless someone linked them
+ * together), or else read.
+ */
+export async function placedWeights({
+  files,
+  tensors,
+  read,
+}: ModelWeights): Promise<{ weights: ReadonlyMap<string, PlacedWeight>; externalData: string | undefined }> {
+  const folders = new Set(await Promise.all(files.map(async (file) => dirname(await realpath(file)))));
+  const weights = new Map<string, PlacedWeight>();
+  if (folders.size === 1) {
+    for (const [name, { dtype, shape, offset, length, path }] of tensors) {
+      weights.set(name, { dtype, shape, file: basename(path), offset, length });
+    }
+    return { weights, externalData: [...folders][0]! };
+  }
+  for (const name of tensors.keys()) weights.set(name, await read(name));
+  return { weights, externalData: undefined };
 }
 
 function listed(names: readonly string[]): string {

@@ -61,7 +61,8 @@ export type DiT = ReturnType<typeof dit>;
  * The class-conditional diffusion transformer of Peebles & Xie 2023, as diffusers' `DiTTransformer2DModel`.
  *
  * Called with [n, in_channels, h, w], timesteps [n] as float32 and class labels [n] as int64 (`num_embeds_ada_norm` is the
- * label for no class); gives [n, out_channels, h, w].
+ * label for no class); gives [n, out_channels, h, w]. It starts as the paper's code does: as a stack of identities whose
+ * output is zero.
  */
 export function dit(config: Config = {}) {
   const c = readConfig(className, fields, config, { formerly: "Transformer2DModel" });
@@ -71,10 +72,11 @@ export function dit(config: Config = {}) {
     pos_embed: patchEmbedding(c.in_channels, width, {
       patch: c.patch_size,
       baseSize: Math.floor(c.sample_size / c.patch_size),
+      initial: "xavier",
     }),
     transformer_blocks: Array.from({ length: c.num_layers }, () => ditBlock(c, width)),
-    proj_out_1: linear(width, 2 * width),
-    proj_out_2: linear(width, c.patch_size ** 2 * outputs),
+    proj_out_1: linear(width, 2 * width, { initial: "zero" }),
+    proj_out_2: linear(width, c.patch_size ** 2 * outputs, { initial: "zero" }),
   };
   const normalize = plainNorm(width);
   const network = module(parts, (sample: Tensor, timestep: Tensor, classLabels: Tensor) => {
@@ -96,9 +98,9 @@ export function dit(config: Config = {}) {
 }
 
 function ditBlock(c: DiTConfig, width: number) {
-  const labels = embedding(c.num_embeds_ada_norm + 1, width);
+  const labels = embedding(c.num_embeds_ada_norm + 1, width, { deviation: 0.02 });
   const embed = {
-    timestep_embedder: timestepEmbedding(256, width),
+    timestep_embedder: timestepEmbedding(256, width, { initial: 0.02 }),
     class_embedder: group({ embedding_table: labels }),
   };
   const emb = module(embed, (waves: Tensor, classLabels: Tensor) => {
@@ -106,14 +108,15 @@ function ditBlock(c: DiTConfig, width: number) {
     return add(embed.timestep_embedder(waves), labels(classLabels));
   });
   const parts = {
-    norm1: group({ emb, linear: linear(width, 6 * width) }),
+    norm1: group({ emb, linear: linear(width, 6 * width, { initial: "zero" }) }),
     attn1: attention(width, {
       heads: c.num_attention_heads,
       headWidth: c.attention_head_dim,
       bias: c.attention_bias,
+      initial: "xavier",
     }),
     norm3: layerNorm(width, { epsilon: c.norm_eps, affine: c.norm_elementwise_affine }),
-    ff: feedForward(width, { act: c.activation_fn }),
+    ff: feedForward(width, { act: c.activation_fn, initial: "xavier" }),
   };
   const normalize = plainNorm(width);
   return module(parts, (x: Tensor, waves: Tensor, classLabels: Tensor) => {

@@ -40,7 +40,7 @@ export { bindTextEmbeddings, embeddingIds, readTextEmbedding, type TextEmbedding
 export { inTiles, type TileOptions } from "./tiles.ts";
 export type { UNet2D, UNet2DConfig } from "./unet-2d.ts";
 export type { UNet2DCondition, UNet2DConditionConfig, UNet2DConditionInputs } from "./unet-2d-condition.ts";
-export { type UNet2DShape, unet2dConfig } from "./unet-2d-shape.ts";
+export { type UNet2DConditionShape, type UNet2DShape, unet2dConditionConfig, unet2dConfig } from "./unet-2d-shape.ts";
 export type { VQModel, VQModelConfig } from "./vq-model.ts";
 export {
   type Bind,

@@ -74,7 +74,7 @@ export interface PixArtInputs {
  * The text-conditional diffusion transformer PixArt-α (Chen et al. 2024), as diffusers' `PixArtTransformer2DModel`.
  *
  * Called with [n, in_channels, h, w], timesteps [n] as float32 and a text [n, tokens, caption_channels]; gives
- * [n, out_channels, h, w].
+ * [n, out_channels, h, w]. It starts as the paper's code does: cross-attention and output give zero.
  */
 export function pixart(config: Config = {}) {
   const c = readConfig(className, fields, config, { formerly: "Transformer2DModel" });
@@ -86,11 +86,12 @@ export function pixart(config: Config = {}) {
       patch: c.patch_size,
       baseSize: Math.floor(c.sample_size / c.patch_size),
       scale: c.interpolation_scale ?? Math.max(Math.floor(c.sample_size / 64), 1),
+      initial: "xavier",
     }),
     transformer_blocks: Array.from({ length: c.num_layers }, () => pixartBlock(c, width)),
     scale_shift_table: parameter([2, width], { kind: "normal", deviation: width ** -0.5 }),
-    proj_out: linear(width, c.patch_size ** 2 * outputs),
-    adaln_single: group({ emb: timeAndSize(width, sized), linear: linear(width, 6 * width) }),
+    proj_out: linear(width, c.patch_size ** 2 * outputs, { initial: "zero" }),
+    adaln_single: group({ emb: timeAndSize(width, sized), linear: linear(width, 6 * width, { initial: 0.02 }) }),
     caption_projection: c.caption_channels === null ? undefined : captionProjection(c.caption_channels, width),
   };
   const normalize = plainNorm(width);
@@ -121,15 +122,20 @@ export function pixart(config: Config = {}) {
 
 /** One block: its shifts, scales and gates are the network's, [n, 6, width], plus a table of its own. */
 function pixartBlock(c: PixArtConfig, width: number) {
-  const heads = { heads: c.num_attention_heads, headWidth: c.attention_head_dim, bias: c.attention_bias };
+  const heads = {
+    heads: c.num_attention_heads,
+    headWidth: c.attention_head_dim,
+    bias: c.attention_bias,
+    initial: "xavier",
+  } as const;
   const norm = () => layerNorm(width, { epsilon: c.norm_eps, affine: c.norm_elementwise_affine });
   const parts = {
     scale_shift_table: parameter([6, width], { kind: "normal", deviation: width ** -0.5 }),
     norm1: norm(),
     attn1: attention(width, heads),
     norm2: norm(),
-    attn2: attention(width, { ...heads, contextWidth: c.cross_attention_dim }),
-    ff: feedForward(width, { act: c.activation_fn }),
+    attn2: attention(width, { ...heads, contextWidth: c.cross_attention_dim, outInitial: "zero" }),
+    ff: feedForward(width, { act: c.activation_fn, initial: "xavier" }),
   };
   return module(parts, (x: Tensor, condition: Tensor, context: Tensor, contextMask?: Tensor) => {
     const { scale_shift_table, norm1, attn1, norm2, attn2, ff } = parts;
@@ -151,9 +157,9 @@ function pixartBlock(c: PixArtConfig, width: number) {
 function timeAndSize(width: number, sized: boolean) {
   const third = Math.floor(width / 3);
   const parts = {
-    timestep_embedder: timestepEmbedding(256, width),
-    resolution_embedder: sized ? timestepEmbedding(256, third) : undefined,
-    aspect_ratio_embedder: sized ? timestepEmbedding(256, third) : undefined,
+    timestep_embedder: timestepEmbedding(256, width, { initial: 0.02 }),
+    resolution_embedder: sized ? timestepEmbedding(256, third, { initial: 0.02 }) : undefined,
+    aspect_ratio_embedder: sized ? timestepEmbedding(256, third, { initial: 0.02 }) : undefined,
   };
   return module(parts, (timestep: Tensor, { resolution, aspectRatio }: PixArtInputs) => {
     const time = parts.timestep_embedder(sinusoids(timestep, 256));
@@ -179,6 +185,9 @@ function timeAndSize(width: number, sized: boolean) {
 }
 
 function captionProjection(inputs: number, width: number) {
-  const parts = { linear_1: linear(inputs, width), linear_2: linear(width, width) };
+  const parts = {
+    linear_1: linear(inputs, width, { initial: 0.02 }),
+    linear_2: linear(width, width, { initial: 0.02 }),
+  };
   return module(parts, (text: Tensor) => parts.linear_2(gelu(parts.linear_1(text), "tanh")));
 }

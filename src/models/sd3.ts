@@ -37,7 +37,8 @@ export type SD3 = ReturnType<typeof sd3>;
  * The transformer of Stable Diffusion 3 and 3.5 (Esser et al. 2024, MM-DiT), as diffusers' `SD3Transformer2DModel`.
  *
  * Called with [n, in_channels, h, w], timesteps [n] as float32, a text [n, tokens, joint_attention_dim] and its pooled form
- * [n, pooled_projection_dim]; gives [n, out_channels, h, w].
+ * [n, pooled_projection_dim]; gives [n, out_channels, h, w]. It starts as DiT, on which it is built: as a stack of
+ * identities whose output is zero.
  */
 export function sd3(config: Config = {}) {
   const c = readConfig(className, fields, config);
@@ -49,14 +50,15 @@ export function sd3(config: Config = {}) {
       patch: c.patch_size,
       baseSize: Math.floor(base / c.patch_size),
       tableSize: c.pos_embed_max_size,
+      initial: "xavier",
     }),
     time_text_embed: timeAndText(width, c.pooled_projection_dim),
-    context_embedder: linear(c.joint_attention_dim, c.caption_projection_dim),
+    context_embedder: linear(c.joint_attention_dim, c.caption_projection_dim, { initial: "xavier" }),
     transformer_blocks: Array.from({ length: c.num_layers }, (_, i) =>
       jointBlock(c, width, { last: i === c.num_layers - 1, dual: c.dual_attention_layers.includes(i) }),
     ),
-    norm_out: modulatedNorm(width, width),
-    proj_out: linear(width, c.patch_size ** 2 * outputs),
+    norm_out: modulatedNorm(width, width, { initial: "zero" }),
+    proj_out: linear(width, c.patch_size ** 2 * outputs, { initial: "zero" }),
   };
   const network = module(parts, (sample: Tensor, timestep: Tensor, text: Tensor, pooled: Tensor) => {
     const [height, columns] = sample.shape.slice(2).map((size) => size / c.patch_size) as [number, number];
@@ -73,9 +75,9 @@ export function sd3(config: Config = {}) {
 /** Embeddings of timestep and pooled text, and perhaps of a guidance scale, added: [n, width]. */
 export function timeAndText(width: number, pooledWidth: number, { guidance = false } = {}) {
   const parts = {
-    timestep_embedder: timestepEmbedding(256, width),
-    guidance_embedder: guidance ? timestepEmbedding(256, width) : undefined,
-    text_embedder: timestepEmbedding(pooledWidth, width),
+    timestep_embedder: timestepEmbedding(256, width, { initial: 0.02 }),
+    guidance_embedder: guidance ? timestepEmbedding(256, width, { initial: 0.02 }) : undefined,
+    text_embedder: timestepEmbedding(pooledWidth, width, { initial: "xavier" }),
   };
   return module(parts, (timestep: Tensor, pooled: Tensor, scale?: Tensor) => {
     const time = parts.timestep_embedder(sinusoids(timestep, 256));
@@ -86,11 +88,17 @@ export function timeAndText(width: number, pooledWidth: number, { guidance = fal
 
 /** The last block's text goes nowhere further; `dual`: a second attention over the image alone. */
 function jointBlock(c: SD3Config, width: number, { last, dual }: { last: boolean; dual: boolean }) {
-  const heads = { heads: c.num_attention_heads, headWidth: c.attention_head_dim, qkNorm: c.qk_norm ?? undefined };
-  const feed = () => feedForward(width, { act: "gelu-approximate" });
+  const heads = {
+    heads: c.num_attention_heads,
+    headWidth: c.attention_head_dim,
+    qkNorm: c.qk_norm ?? undefined,
+    initial: "xavier",
+  } as const;
+  const feed = () => feedForward(width, { act: "gelu-approximate", initial: "xavier" });
+  const zero = { initial: "zero" } as const;
   const parts = {
-    norm1: modulation(width, width, dual ? 9 : 6),
-    norm1_context: modulation(width, width, last ? 2 : 6),
+    norm1: modulation(width, width, dual ? 9 : 6, zero),
+    norm1_context: modulation(width, width, last ? 2 : 6, zero),
     attn: jointAttention(width, { ...heads, contextOutput: !last }),
     attn2: dual ? jointAttention(width, { ...heads, context: false }) : undefined,
     ff: feed(),

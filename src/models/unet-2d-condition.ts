@@ -109,6 +109,7 @@ export function unet2dCondition(
     conv_out: conv2d(channels[0]!, c.out_channels, {
       kernel: c.conv_out_kernel,
       padding: (c.conv_out_kernel - 1) >> 1,
+      initial: "zero",
     }),
   };
   const activate = activation(c.act_fn);

@@ -77,6 +77,8 @@ export function conditionBlocks(c: EncoderConfig, embeddingWidth: number, dropou
     epsilon: c.norm_eps,
     act: c.act_fn,
     dropout,
+    // Every block starts as the identity (Ho et al. 2020's and Dhariwal & Nichol 2021's code).
+    outInitial: "zero",
   };
   const levels = c.block_out_channels.length;
   const heads = perLevel(c.attention_head_dim, levels, "attention_head_dim");
@@ -102,6 +104,7 @@ export function conditionBlocks(c: EncoderConfig, embeddingWidth: number, dropou
       contextWidth: contextWidth[level],
       linearProjection: c.use_linear_projection,
       onlyCrossAttention: onlyCross[level],
+      outInitial: "zero",
     });
   };
   return { resnet, transformer };

@@ -1,8 +1,8 @@
 import { UserError } from "../core/errors.ts";
 import type { Config } from "./config.ts";
 
-/** A U-Net in the words of someone who trains one. */
-export interface UNet2DShape {
+/** A U-Net in the words of someone who trains one, whatever it is conditioned on. */
+interface AnyUNetShape {
   /** Height and width of the images, or [height, width]. */
   readonly size: number | readonly [number, number];
   /** Channels of the images: 3 for colour, 1 for gray. */
@@ -17,12 +17,24 @@ export interface UNet2DShape {
   readonly layers?: number;
   /** Width of one attention head. */
   readonly headWidth?: number;
-  /** How many classes the network can be asked for. */
-  readonly classes?: number;
   /** Timestep as scale and shift instead of a shift. */
   readonly scaleShift?: boolean;
   /** Output channels, where not those of the image (twice as many for a learned variance). */
   readonly outputChannels?: number;
+}
+
+/** A U-Net that draws pictures of all kinds or of classes. */
+export interface UNet2DShape extends AnyUNetShape {
+  /** How many classes the network can be asked for. */
+  readonly classes?: number;
+}
+
+/** A U-Net that draws what a text says: wherever pixels attend to each other, they attend to the text, too. */
+export interface UNet2DConditionShape extends AnyUNetShape {
+  /** Width of the text's states. */
+  readonly textWidth: number;
+  /** Transformer blocks, each with both attentions, at every place of attention. */
+  readonly transformerLayers?: number;
 }
 
 /**
@@ -41,16 +53,7 @@ export function unet2dConfig({
   scaleShift = false,
   outputChannels = imageChannels,
 }: UNet2DShape): Config {
-  const height = typeof size === "number" ? size : size[0];
-  const heights = channels.map((_, level) => height / 2 ** level);
-  const absent = attentionAt.filter((at) => !heights.includes(at));
-  if (absent.length > 0) {
-    throw new UserError(
-      `No level of the network has height ${absent.join(" or ")}; with images of height ${height} they have ${heights.join(", ")}.`,
-      { field: "attentionAt" },
-    );
-  }
-  const attends = heights.map((at) => attentionAt.includes(at));
+  const attends = attendingLevels(size, channels, attentionAt);
   return {
     _class_name: "UNet2DModel",
     sample_size: typeof size === "number" ? size : [...size],
@@ -66,6 +69,68 @@ export function unet2dConfig({
     resnet_time_scale_shift: scaleShift ? "scale_shift" : "default",
     ...(classes === undefined ? {} : { num_class_embeds: classes }),
   };
+}
+
+/**
+ * The `UNet2DConditionModel` configuration of a shape.
+ * @throws UserError where attention is asked for at a height that no level has, or nowhere
+ */
+export function unet2dConditionConfig({
+  size,
+  imageChannels = 4,
+  channels = [64, 128, 256],
+  attentionAt = [],
+  attentionInMiddle = true,
+  layers = 2,
+  headWidth = 8,
+  scaleShift = false,
+  outputChannels = imageChannels,
+  textWidth,
+  transformerLayers = 1,
+}: UNet2DConditionShape): Config {
+  const attends = attendingLevels(size, channels, attentionAt);
+  if (!attentionInMiddle && !attends.includes(true)) {
+    throw new UserError("A network without attention cannot look at a text.", {
+      hint: "Name a height in attentionAt, or leave the attention at the lowest level.",
+      field: "attentionAt",
+    });
+  }
+  return {
+    _class_name: "UNet2DConditionModel",
+    sample_size: typeof size === "number" ? size : [...size],
+    in_channels: imageChannels,
+    out_channels: outputChannels,
+    block_out_channels: [...channels],
+    down_block_types: attends.map((here) => (here ? "CrossAttnDownBlock2D" : "DownBlock2D")),
+    mid_block_type: attentionInMiddle ? "UNetMidBlock2DCrossAttn" : "UNetMidBlock2D",
+    up_block_types: attends.map((here) => (here ? "CrossAttnUpBlock2D" : "UpBlock2D")).reverse(),
+    layers_per_block: layers,
+    transformer_layers_per_block: transformerLayers,
+    // Numbers of heads, see the network's configuration.
+    attention_head_dim: channels.map((width) => Math.max(1, Math.floor(width / headWidth))),
+    cross_attention_dim: textWidth,
+    use_linear_projection: true,
+    norm_num_groups: groupsFor(channels),
+    resnet_time_scale_shift: scaleShift ? "scale_shift" : "default",
+  };
+}
+
+/** At which levels pixels attend to each other. */
+function attendingLevels(
+  size: AnyUNetShape["size"],
+  channels: readonly number[],
+  attentionAt: readonly number[],
+): boolean[] {
+  const height = typeof size === "number" ? size : size[0];
+  const heights = channels.map((_, level) => height / 2 ** level);
+  const absent = attentionAt.filter((at) => !heights.includes(at));
+  if (absent.length > 0) {
+    throw new UserError(
+      `No level of the network has height ${absent.join(" or ")}; with images of height ${height} they have ${heights.join(", ")}.`,
+      { field: "attentionAt" },
+    );
+  }
+  return heights.map((at) => attentionAt.includes(at));
 }
 
 /** Groups of the normalizations: up to 32 that divide all channels, with at least four channels in each (Karras et al. 2022). */

@@ -1,6 +1,6 @@
 import { invariant } from "../core/errors.ts";
 import { add, concat, matmul, mul, reshape, slice, softmax, type Tensor, transpose } from "../graph/index.ts";
-import { groupNorm, layerNorm, linear, rmsNorm } from "./layers.ts";
+import { groupNorm, type LayerInitial, layerNorm, linear, rmsNorm } from "./layers.ts";
 import { module } from "./module.ts";
 
 // ---- the product itself ----------------------------------------------------------------------------------------------
@@ -114,6 +114,9 @@ export interface AttentionOptions {
   readonly onlyAdded?: boolean;
   /** Scores are divided by the square root of the head's width. */
   readonly scaled?: boolean;
+  /** How the layers start, and the last of them where it starts otherwise. */
+  readonly initial?: LayerInitial;
+  readonly outInitial?: LayerInitial;
 }
 
 /** What an attention layer is given beside its own sequence. */
@@ -144,6 +147,8 @@ export function attention(
     addedWidth,
     onlyAdded = false,
     scaled = true,
+    initial,
+    outInitial = initial,
   }: AttentionOptions,
 ) {
   const inner = heads * headWidth;
@@ -159,12 +164,12 @@ export function attention(
         : contextNorm === "layer_norm"
           ? layerNorm(keyWidth)
           : groupNorm(32, addedWidth ?? keyWidth),
-    to_q: linear(width, inner, { bias }),
-    to_k: onlyAdded ? undefined : linear(keyWidth, inner, { bias }),
-    to_v: onlyAdded ? undefined : linear(keyWidth, inner, { bias }),
-    add_k_proj: addedWidth === undefined ? undefined : linear(addedWidth, inner),
-    add_v_proj: addedWidth === undefined ? undefined : linear(addedWidth, inner),
-    to_out: [linear(inner, width, { bias: outBias })] as const,
+    to_q: linear(width, inner, { bias, initial }),
+    to_k: onlyAdded ? undefined : linear(keyWidth, inner, { bias, initial }),
+    to_v: onlyAdded ? undefined : linear(keyWidth, inner, { bias, initial }),
+    add_k_proj: addedWidth === undefined ? undefined : linear(addedWidth, inner, { initial }),
+    add_v_proj: addedWidth === undefined ? undefined : linear(addedWidth, inner, { initial }),
+    to_out: [linear(inner, width, { bias: outBias, initial: outInitial })] as const,
   };
 
   return module(parts, (x: Tensor, { context, mask, onWeights }: AttentionInputs = {}) => {

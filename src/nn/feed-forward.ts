@@ -1,6 +1,6 @@
 import { UserError } from "../core/errors.ts";
 import { chunk, gelu, mul, quickGelu, silu, type Tensor } from "../graph/index.ts";
-import { linear } from "./layers.ts";
+import { type LayerInitial, linear } from "./layers.ts";
 import { group, module } from "./module.ts";
 
 /** How many values of the first layer go into one hidden value, and what becomes of them. */
@@ -50,7 +50,15 @@ export function feedForward(
     act = "geglu",
     inner = width * mult,
     bias = true,
-  }: { outputs?: number; mult?: number; act?: string; inner?: number; bias?: boolean } = {},
+    initial,
+  }: {
+    outputs?: number;
+    mult?: number;
+    act?: string;
+    inner?: number;
+    bias?: boolean;
+    initial?: LayerInitial;
+  } = {},
 ) {
   const hidden = Object.hasOwn(HIDDEN, act) ? HIDDEN[act as FeedForwardActivation] : undefined;
   if (!hidden) {
@@ -61,8 +69,8 @@ export function feedForward(
   const parts = {
     // The number between is dropout in Python.
     net: group({
-      0: group({ proj: linear(width, inner * hidden.widths, { bias }) }),
-      2: linear(inner, outputs, { bias }),
+      0: group({ proj: linear(width, inner * hidden.widths, { bias, initial }) }),
+      2: linear(inner, outputs, { bias, initial }),
     }),
   };
   return module(parts, (x: Tensor) => {

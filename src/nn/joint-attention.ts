@@ -1,6 +1,6 @@
 import { concat, split, type Tensor } from "../graph/index.ts";
 import { attend, joinHeads, type QueryKeyNorm, queryKeyNorm, splitHeads } from "./attention.ts";
-import { linear } from "./layers.ts";
+import { type LayerInitial, linear } from "./layers.ts";
 import { module } from "./module.ts";
 import { type Rotation, rotate } from "./rotary.ts";
 
@@ -17,6 +17,8 @@ export interface JointAttentionOptions {
   /** A last linear layer. */
   readonly output?: boolean;
   readonly qkNorm?: QueryKeyNorm;
+  /** How the layers start. */
+  readonly initial?: LayerInitial;
 }
 
 /**
@@ -33,24 +35,25 @@ export function jointAttention(
     contextFirst = false,
     output = true,
     qkNorm,
+    initial,
   }: JointAttentionOptions,
 ) {
   const inner = heads * headWidth;
   const norm = (wanted: boolean) => (wanted ? queryKeyNorm(qkNorm, headWidth, 1e-6) : undefined);
-  const projection = (wanted: boolean) => (wanted ? linear(width, inner) : undefined);
+  const projection = (wanted: boolean) => (wanted ? linear(width, inner, { initial }) : undefined);
   const parts = {
     norm_q: norm(true),
     norm_k: norm(true),
     norm_added_q: norm(joint),
     norm_added_k: norm(joint),
-    to_q: linear(width, inner),
-    to_k: linear(width, inner),
-    to_v: linear(width, inner),
+    to_q: linear(width, inner, { initial }),
+    to_k: linear(width, inner, { initial }),
+    to_v: linear(width, inner, { initial }),
     add_q_proj: projection(joint),
     add_k_proj: projection(joint),
     add_v_proj: projection(joint),
-    to_out: output ? ([linear(inner, width)] as const) : undefined,
-    to_add_out: contextOutput ? linear(inner, width) : undefined,
+    to_out: output ? ([linear(inner, width, { initial })] as const) : undefined,
+    to_add_out: contextOutput ? linear(inner, width, { initial }) : undefined,
   };
   type Layer = ReturnType<typeof linear>;
 

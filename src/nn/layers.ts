@@ -16,17 +16,29 @@ import { type Initializer, module, parameter } from "./module.ts";
 
 /** torch's default for linear and convolution weights and biases: uniform within ±1/√fan_in. */
 const fanIn = (n: number) => ({ kind: "uniform", bound: 1 / Math.sqrt(n) }) as const;
+/** Glorot & Bengio 2010, eq. 16. */
+const xavier = (inputs: number, outputs: number) =>
+  ({ kind: "uniform", bound: Math.sqrt(6 / (inputs + outputs)) }) as const;
 const constant = (value: number) => ({ kind: "constant", value }) as const;
 
 /**
- * How a layer's weights and biases start: torch's default; all zero for layers that are to do nothing at first; or, as a
- * number, normal weights of that deviation and zero biases.
+ * How a layer's weights and biases start: torch's default; all zero for layers that are to do nothing at first; or zero
+ * biases and weights that are uniform by Glorot & Bengio ("xavier") or, as a number, normal of that deviation.
  */
-export type LayerInitial = "default" | "zero" | number;
+export type LayerInitial = "default" | "zero" | "xavier" | number;
 
-function start(initial: LayerInitial, fan: number, { bias = false } = {}): Initializer {
-  if (initial === "default") return fanIn(fan);
-  return initial === "zero" || bias ? constant(0) : { kind: "normal", deviation: initial };
+/** The beginning of a weight and a bias. A convolution's kernel counts as inputs. */
+function starts(initial: LayerInitial, inputs: number, outputs: number): [weight: Initializer, bias: Initializer] {
+  switch (initial) {
+    case "default":
+      return [fanIn(inputs), fanIn(inputs)];
+    case "zero":
+      return [constant(0), constant(0)];
+    case "xavier":
+      return [xavier(inputs, outputs), constant(0)];
+    default:
+      return [{ kind: "normal", deviation: initial }, constant(0)];
+  }
 }
 
 /** y = x·Wᵀ + b over the last axis: [..., inputs] → [..., outputs]. Weight [outputs, inputs] as in torch. */
@@ -35,8 +47,9 @@ export function linear(
   outputs: number,
   { bias = true, initial = "default" }: { bias?: boolean; initial?: LayerInitial } = {},
 ) {
-  const weight = parameter([outputs, inputs], start(initial, inputs));
-  const shift = bias ? parameter([outputs], start(initial, inputs, { bias: true })) : undefined;
+  const [ofWeight, ofBias] = starts(initial, inputs, outputs);
+  const weight = parameter([outputs, inputs], ofWeight);
+  const shift = bias ? parameter([outputs], ofBias) : undefined;
   return module({ weight, bias: shift }, (x: Tensor) => {
     const y = matmul(x, weight.tensor, { transB: true });
     return lowRankOf(weight.tensor).reduce(
@@ -59,9 +72,9 @@ export function conv2d(
     ...options
   }: ConvOptions & { kernel?: number; bias?: boolean; initial?: LayerInitial } = {},
 ) {
-  const fan = (inputs / groups) * kernel * kernel;
-  const weight = parameter([outputs, inputs / groups, kernel, kernel], start(initial, fan));
-  const shift = bias ? parameter([outputs], start(initial, fan, { bias: true })) : undefined;
+  const [ofWeight, ofBias] = starts(initial, (inputs / groups) * kernel * kernel, outputs);
+  const weight = parameter([outputs, inputs / groups, kernel, kernel], ofWeight);
+  const shift = bias ? parameter([outputs], ofBias) : undefined;
   return module({ weight, bias: shift }, (image: Tensor) => {
     const { x, padding } = circularlyPadded(image, options);
     const walk = { ...options, padding };

@@ -1,5 +1,5 @@
 import { add, chunk, mul, reshape, silu, type Tensor } from "../graph/index.ts";
-import { layerNorm, linear } from "./layers.ts";
+import { type LayerInitial, layerNorm, linear } from "./layers.ts";
 import { module } from "./module.ts";
 
 /** x·(1 + scale) + shift for tokens x [n, tokens, width]; scale and shift [n, 1, width]. */
@@ -15,10 +15,15 @@ export function perToken(x: Tensor, count: number): readonly Tensor[] {
 
 /**
  * What adaptive normalization (Peebles & Xie 2023, adaLN) makes of an embedding [n, inputs]: `count` shifts, scales and
- * gates, [n, 1, width] each.
+ * gates, [n, 1, width] each. With `initial` "zero" (adaLN-zero) each block starts as the identity.
  */
-export function modulation(inputs: number, width: number, count: number) {
-  const parts = { linear: linear(inputs, count * width) };
+export function modulation(
+  inputs: number,
+  width: number,
+  count: number,
+  { initial }: { readonly initial?: LayerInitial } = {},
+) {
+  const parts = { linear: linear(inputs, count * width, { initial }) };
   return module(parts, (embedding: Tensor) => perToken(parts.linear(silu(embedding)), count));
 }
 
@@ -28,8 +33,8 @@ export function plainNorm(width: number) {
 }
 
 /** Normalization with a scale and a shift from an embedding [n, inputs]: the last one of a transformer. */
-export function modulatedNorm(inputs: number, width: number) {
-  const parts = { linear: linear(inputs, 2 * width) };
+export function modulatedNorm(inputs: number, width: number, { initial }: { readonly initial?: LayerInitial } = {}) {
+  const parts = { linear: linear(inputs, 2 * width, { initial }) };
   const normalize = plainNorm(width);
   return module(parts, (x: Tensor, embedding: Tensor) => {
     const [scale, shift] = perToken(parts.linear(silu(embedding)), 2) as [Tensor, Tensor];

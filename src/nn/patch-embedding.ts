@@ -1,6 +1,6 @@
 import { UserError } from "../core/errors.ts";
 import { add, reshape, slice, type Tensor, transpose, values } from "../graph/index.ts";
-import { conv2d } from "./layers.ts";
+import { conv2d, type LayerInitial } from "./layers.ts";
 import { module, parameter } from "./module.ts";
 
 /** Options of the cut into patches. */
@@ -16,13 +16,15 @@ export interface PatchEmbeddingOptions {
    * computed for each size.
    */
   readonly tableSize?: number;
+  /** How the convolution starts. */
+  readonly initial?: LayerInitial;
 }
 
 /** Cuts an image [n, channels, h, w] into patches and adds their positions: tokens [n, h/patch·w/patch, width]. */
 export function patchEmbedding(
   channels: number,
   width: number,
-  { patch, baseSize, scale = 1, tableSize }: PatchEmbeddingOptions,
+  { patch, baseSize, scale = 1, tableSize, initial }: PatchEmbeddingOptions,
 ) {
   const parts = {
     pos_embed:
@@ -33,7 +35,7 @@ export function patchEmbedding(
             { kind: "values", values: () => positionTable(width, [tableSize, tableSize], { baseSize, scale }) },
             { trainable: false },
           ),
-    proj: conv2d(channels, width, { kernel: patch, stride: patch }),
+    proj: conv2d(channels, width, { kernel: patch, stride: patch, initial }),
   };
   return module(parts, (x: Tensor) => {
     const [height, columns] = x.shape.slice(2) as [number, number];

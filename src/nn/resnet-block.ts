@@ -1,6 +1,6 @@
 import { add, chunk, mul, reshape, type Tensor } from "../graph/index.ts";
 import { activation } from "./activation.ts";
-import { conv2d, groupNorm, linear } from "./layers.ts";
+import { conv2d, groupNorm, type LayerInitial, linear } from "./layers.ts";
 import { module } from "./module.ts";
 import { downsample, upsample } from "./resampling.ts";
 
@@ -28,6 +28,8 @@ export interface ResnetBlockOptions {
   readonly shortcut?: boolean;
   readonly shortcutBias?: boolean;
   readonly dropout?: Dropout;
+  /** How the last convolution starts: with "zero" the block starts as the identity or its 1×1 convolution. */
+  readonly outInitial?: LayerInitial;
 }
 
 /**
@@ -51,6 +53,7 @@ export function resnetBlock(
     shortcut = inputs !== outputs,
     shortcutBias = true,
     dropout = (x) => x,
+    outInitial,
   }: ResnetBlockOptions = {},
 ) {
   const timeOutputs = timeScaleShift === "scale_shift" ? 2 * outputs : outputs;
@@ -59,7 +62,7 @@ export function resnetBlock(
     conv1: conv2d(inputs, outputs, { padding: 1 }),
     time_emb_proj: timeChannels === undefined ? undefined : linear(timeChannels, timeOutputs),
     norm2: groupNorm(groupsOut, outputs, { epsilon }),
-    conv2: conv2d(outputs, outputs, { padding: 1 }),
+    conv2: conv2d(outputs, outputs, { padding: 1, initial: outInitial }),
     conv_shortcut: shortcut ? conv2d(inputs, outputs, { kernel: 1, bias: shortcutBias }) : undefined,
   };
   const activate = activation(act);

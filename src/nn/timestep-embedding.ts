@@ -1,6 +1,6 @@
 import { add, concat, cos, log, mul, pad, reshape, sin, type Tensor, values } from "../graph/index.ts";
 import { activation } from "./activation.ts";
-import { linear } from "./layers.ts";
+import { type LayerInitial, linear } from "./layers.ts";
 import { module, parameter } from "./module.ts";
 
 /** How sinusoidal embeddings are laid out; the defaults are those of diffusers' networks. */
@@ -49,12 +49,20 @@ export function timestepEmbedding(
     postAct,
     conditionWidth,
     bias = true,
-  }: { act?: string; outputs?: number; postAct?: string; conditionWidth?: number; bias?: boolean } = {},
+    initial,
+  }: {
+    act?: string;
+    outputs?: number;
+    postAct?: string;
+    conditionWidth?: number;
+    bias?: boolean;
+    initial?: LayerInitial;
+  } = {},
 ) {
   const parts = {
-    linear_1: linear(inputs, width, { bias }),
+    linear_1: linear(inputs, width, { bias, initial }),
     cond_proj: conditionWidth === undefined ? undefined : linear(conditionWidth, inputs, { bias: false }),
-    linear_2: linear(width, outputs, { bias }),
+    linear_2: linear(width, outputs, { bias, initial }),
   };
   const activate = activation(act);
   const finish = postAct === undefined ? (x: Tensor) => x : activation(postAct);

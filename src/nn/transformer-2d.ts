@@ -1,6 +1,6 @@
 import { add, reshape, type Tensor, transpose } from "../graph/index.ts";
 import { toTokens } from "./attention.ts";
-import { conv2d, groupNorm, linear } from "./layers.ts";
+import { conv2d, groupNorm, type LayerInitial, linear } from "./layers.ts";
 import { module } from "./module.ts";
 import { type TransformerBlockOptions, type TransformerInputs, transformerBlock } from "./transformer-block.ts";
 
@@ -10,6 +10,8 @@ export interface Transformer2DOptions extends TransformerBlockOptions {
   readonly groups?: number;
   /** Projects in and out by linear layers on tokens instead of 1×1 convolutions on the image; only weights differ. */
   readonly linearProjection?: boolean;
+  /** How the projection out starts: with "zero" it all starts as the identity. */
+  readonly outInitial?: LayerInitial;
 }
 
 /**
@@ -18,16 +20,16 @@ export interface Transformer2DOptions extends TransformerBlockOptions {
  */
 export function transformer2d(
   channels: number,
-  { layers = 1, groups = 32, linearProjection = false, ...block }: Transformer2DOptions,
+  { layers = 1, groups = 32, linearProjection = false, outInitial, ...block }: Transformer2DOptions,
 ) {
   const inner = block.heads * block.headWidth;
-  const projection = (from: number, to: number) =>
-    linearProjection ? linear(from, to) : conv2d(from, to, { kernel: 1 });
+  const projection = (from: number, to: number, initial?: LayerInitial) =>
+    linearProjection ? linear(from, to, { initial }) : conv2d(from, to, { kernel: 1, initial });
   const parts = {
     norm: groupNorm(groups, channels, { epsilon: 1e-6 }),
     proj_in: projection(channels, inner),
     transformer_blocks: Array.from({ length: layers }, () => transformerBlock(inner, block)),
-    proj_out: projection(inner, channels),
+    proj_out: projection(inner, channels, outInitial),
   };
   return module(parts, (x: Tensor, inputs: TransformerInputs = {}) => {
     const { norm, proj_in, transformer_blocks, proj_out } = parts;

@@ -1,9 +1,7 @@
-import { realpath } from "node:fs/promises";
-import { basename, dirname } from "node:path";
 import type { HostTensor } from "../core/host-tensor.ts";
 import { input, type Tensor, toOnnx } from "../graph/index.ts";
-import type { ModelWeights } from "../io/index.ts";
-import { type Bind, bindWeights, type StoredWeight, type Weighted, type WeightSource } from "../models/index.ts";
+import { type ModelWeights, placedWeights } from "../io/index.ts";
+import { type Bind, bindWeights, type Weighted, type WeightSource } from "../models/index.ts";
 import {
   type Device,
   type DeviceName,
@@ -72,7 +70,7 @@ export function partSessions(part: Part, { device: asked = "cpu", threads }: Com
   let chosen: Device | undefined;
 
   const load = async ({ feeds, graph }: PartJob, change: WeightChange | undefined): Promise<Session> => {
-    const { weights, externalData } = await storedWeights(part.weights);
+    const { weights, externalData } = await placed(part.weights);
     const stored = bindWeights(part.network, weights, { what: part.weights.source });
     const bind = change ? change.apply(stored) : stored;
     const inputs = Object.entries(feeds).map(([name, { shape, dtype }]) => [name, input(name, shape, dtype)] as const);
@@ -143,18 +141,6 @@ export function partSessions(part: Part, { device: asked = "cpu", threads }: Com
   };
 }
 
-/** Weights as external data where their files share a folder (they do, unless someone linked them together). */
-async function storedWeights(part: PartWeights): Promise<{ weights: WeightSource; externalData: string | undefined }> {
-  if ("bound" in part) return { weights: part.bound, externalData: part.externalData };
-  const { files, tensors, read } = part;
-  const folders = new Set(await Promise.all(files.map(async (file) => dirname(await realpath(file)))));
-  const weights = new Map<string, StoredWeight>();
-  if (folders.size === 1) {
-    for (const [name, { dtype, shape, offset, length, path }] of tensors) {
-      weights.set(name, { dtype, shape, file: basename(path), offset, length });
-    }
-    return { weights, externalData: [...folders][0]! };
-  }
-  for (const name of tensors.keys()) weights.set(name, await read(name));
-  return { weights, externalData: undefined };
+async function placed(part: PartWeights): Promise<{ weights: WeightSource; externalData: string | undefined }> {
+  return "bound" in part ? { weights: part.bound, externalData: part.externalData } : placedWeights(part);
 }

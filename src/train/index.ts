@@ -1,6 +1,8 @@
 /** Training: recipes, the step as one graph, runs and their folders. */
 export * from "./checkpoint.ts";
+export * from "./condition.ts";
 export { datasetOf } from "./dataset.ts";
+export * from "./denoisers.ts";
 export { imageDenoisingTask } from "./image-denoising.ts";
 export { schedulerConfigOf, writeModel } from "./image-model-folder.ts";
 export { networkFor, scheduleOf, type TrainedNetwork } from "./network.ts";
@@ -14,5 +16,6 @@ export type { RunOptions } from "./run-options.ts";
 export * from "./step.ts";
 export * from "./step-runner.ts";
 export type { Drawn, Preview, StepLoss, TaskData, TaskFeeds, TrainedWeights, TrainingTask } from "./task.ts";
+export * from "./text-condition.ts";
 export * from "./train.ts";
 export { openTrainer, type StepMetrics, type Trainer } from "./trainer.ts";
