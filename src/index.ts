@@ -17,6 +17,8 @@ export {
   imageFolder,
   mnistDigits,
   mnistLike,
+  type WebDatasetOptions,
+  webDataset,
 } from "./data/index.ts";
 export {
   BETA_SCHEDULES,

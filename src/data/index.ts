@@ -11,6 +11,7 @@ export {
   subsetOf,
 } from "./dataset.ts";
 export { type EmojiOptions, emoji } from "./emoji.ts";
+export { findImages } from "./find-images.ts";
 export type { CaptionSource } from "./folder-captions.ts";
 export { type IdxArray, type IdxOptions, idxFiles, parseIdx, readIdx } from "./idx-files.ts";
 export { type ImageFolderOptions, imageFolder } from "./image-folder.ts";
@@ -21,4 +22,6 @@ export {
   mnistLike,
   mnistPackageDigits,
 } from "./named-sets.ts";
+export { isTarName } from "./tar-shards.ts";
 export { learnVocabulary } from "./vocabulary.ts";
+export { type WebDatasetOptions, webDataset } from "./web-dataset.ts";

@@ -6,7 +6,7 @@ export const dataFields = {
   data: z
     .string()
     .describe(
-      'folder of images (any depth), IDX file, folder with MNIST\'s four files, "mnist" for the packaged digits, or "emoji" for those of the package @lobehub/fluent-emoji-3d',
+      'folder of images (any depth) or of WebDataset .tar shards, IDX file, folder with MNIST\'s four files, "mnist" for the packaged digits, or "emoji" for those of the package @lobehub/fluent-emoji-3d',
     ),
   labels: z
     .string()

@@ -1,4 +1,4 @@
-import { existsSync, statSync } from "node:fs";
+import { existsSync, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../core/errors.ts";
 import { seeded } from "../core/random.ts";
@@ -6,11 +6,14 @@ import {
   type CaptionSource,
   type Dataset,
   emoji,
+  findImages,
   idxFiles,
   imageFolder,
+  isTarName,
   mnistDigits,
   mnistLike,
   subsetOf,
+  webDataset,
 } from "../data/index.ts";
 import type { DataOptions } from "./data-fields.ts";
 
@@ -35,9 +38,12 @@ export async function datasetOf(recipe: DataChoice, { signal, cache }: Reading =
   }
   if (data === "emoji") return emojiFor(recipe, { signal, cache });
   const found = statSync(data, { throwIfNoEntry: false });
+  if (isTarName(data) || (found?.isDirectory() && (await isFolderOfShards(data)))) {
+    return shardsFor(recipe, { signal, cache });
+  }
   if (!found) {
     throw new UserError(`There is no folder or file ${data}.`, {
-      hint: 'Give a folder of images, an IDX file, or "mnist" or "emoji" for what packages hold.',
+      hint: 'Give a folder of images or of .tar shards, an IDX file, or "mnist" or "emoji" for what packages hold.',
       field: "data",
     });
   }
@@ -51,14 +57,8 @@ export async function datasetOf(recipe: DataChoice, { signal, cache }: Reading =
     requireGrayDigits(recipe);
     return mnistLike(data, { padTo: size ?? 32, flip });
   }
-  if (size === undefined) {
-    throw new UserError("A folder of images needs a size.", {
-      hint: "Add --size 64 (or another number of pixels): images are scaled and centre-cropped to it.",
-      field: "size",
-    });
-  }
   return imageFolder(data, {
-    size,
+    size: requireSize(size, "A folder of images"),
     channels: recipe.colour === "gray" ? 1 : 3,
     labels: labels === "folders" || recipe.classes ? "folders" : "none",
     captions: recipe.captions,
@@ -95,6 +95,39 @@ export async function splitDataset(
     name: `${all.name} (${name})`,
   });
   return { training: part("to train on", order.slice(held)), heldOut: part("held out", order.slice(0, held)) };
+}
+
+/** Whether a folder holds archives and no picture beside them: one that pictures were unpacked from may lie with them. */
+async function isFolderOfShards(path: string): Promise<boolean> {
+  return readdirSync(path).some(isTarName) && (await findImages(path)).files.length === 0;
+}
+
+async function shardsFor(recipe: DataChoice, reading: Reading): Promise<Dataset> {
+  const { data, size, colour, labels, background, flip, skipUnreadable, captions } = recipe;
+  if (labels === "folders" || captions === "sidecar" || captions === "metadata") {
+    throw new UserError("The words and classes of tar shards are in their .txt, .json and .cls members.", {
+      hint: 'Leave labels and captions out, or choose "none".',
+      field: labels === "folders" ? "labels" : "captions",
+    });
+  }
+  return webDataset(data, {
+    size: requireSize(size, "Pictures in tar shards"),
+    channels: colour === "gray" ? 1 : 3,
+    labels: labels === "none" ? "none" : "auto",
+    captions: captions === "none" ? "none" : "auto",
+    background,
+    skipUnreadable,
+    flip,
+    ...reading,
+  });
+}
+
+function requireSize(size: number | undefined, what: string): number {
+  if (size !== undefined) return size;
+  throw new UserError(`${what} need${what.startsWith("A ") ? "s" : ""} a size.`, {
+    hint: "Add --size 64 (or another number of pixels): images are scaled and centre-cropped to it.",
+    field: "size",
+  });
 }
 
 /** The emoji to train on; a tenth is held out. */
