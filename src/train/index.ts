@@ -3,6 +3,7 @@ export * from "./checkpoint.ts";
 export * from "./condition.ts";
 export { datasetOf } from "./dataset.ts";
 export * from "./denoisers.ts";
+export { type FrozenTextOptions, frozenText } from "./frozen-text.ts";
 export { imageDenoisingTask } from "./image-denoising.ts";
 export { schedulerConfigOf, writeModel } from "./image-model-folder.ts";
 export { networkFor, scheduleOf, type TrainedNetwork } from "./network.ts";
