@@ -1,9 +1,10 @@
 import { UserError } from "../core/errors.ts";
 import type { Dataset } from "../data/index.ts";
-import { customSchedule, type NoiseSchedule, namedSchedule } from "../diffusion/index.ts";
+import type { NoiseSchedule } from "../diffusion/index.ts";
 import { input, type Tensor } from "../graph/index.ts";
 import { type Config, type UNet2D, unet2d, unet2dConfig } from "../models/index.ts";
 import { toPatches } from "../nn/patches.ts";
+import { scheduleOf, weightingOf } from "./noise-fields.ts";
 import { diffusionLoss, normalizedPixels } from "./objective.ts";
 import type { Recipe } from "./recipe.ts";
 
@@ -19,14 +20,6 @@ export interface TrainedNetwork {
   readonly nullClass?: number;
   /** What the network sees of one image: [channels, height, width]. */
   readonly sample: readonly [number, number, number];
-}
-
-/** The noise schedule of a recipe. */
-export function scheduleOf(recipe: Recipe): NoiseSchedule {
-  const { schedule, timesteps: steps, betaStart: start, betaEnd: end, zeroTerminalSnr } = recipe;
-  const given = { ...(start === undefined ? {} : { start }), ...(end === undefined ? {} : { end }) };
-  const named = namedSchedule(schedule, { steps, ...given, zeroTerminalSnr });
-  return customSchedule(named.betas);
 }
 
 /**
@@ -71,13 +64,12 @@ export function networkFor(recipe: Recipe, dataset: Dataset): TrainedNetwork {
 export function lossFor(recipe: Recipe, dataset: Dataset, trained: TrainedNetwork, count: number): Tensor {
   const images = input("images", [count, dataset.channels, dataset.height, dataset.width], "uint8");
   const labels = trained.classes > 0 ? input("labels", [count], "int64") : undefined;
-  const { predict, weighting, snrGamma } = recipe;
   return diffusionLoss(
     (x, t) => trained.network(x, t, labels),
     {
       schedule: trained.schedule,
-      predict,
-      weighting: weighting === "uniform" ? { kind: "uniform" } : { kind: "min-snr", gamma: snrGamma },
+      predict: recipe.predict,
+      weighting: weightingOf(recipe),
     },
     {
       x0: toPatches(normalizedPixels(images), recipe.patch),

@@ -6,8 +6,8 @@ import { finished, noiseFrom, samplerFromConfig, seededPerImage } from "../diffu
 import { input } from "../graph/index.ts";
 import { assemblePatches, imagesFromTensor, saveGrid } from "../io/index.ts";
 import { availableDevice, openSession, type Session, trainingTarget } from "../runtime/index.ts";
-import { schedulerConfigOf } from "./image-model-folder.ts";
 import type { TrainedNetwork } from "./network.ts";
+import { schedulerConfigOf } from "./noise-fields.ts";
 import type { Recipe } from "./recipe.ts";
 import { runPaths } from "./run-folder.ts";
 import { evaluationGraph } from "./step.ts";

@@ -1,9 +1,8 @@
 import { z } from "zod";
-import { UserError } from "../core/errors.ts";
 import { validated } from "../core/validated.ts";
-import { BETA_SCHEDULES } from "../diffusion/index.ts";
 import { dataFields } from "./data-fields.ts";
-import { optimizationFields, positive, requireEqualParts, runFields, share, whole } from "./run-options.ts";
+import { noiseFields, requireNoise } from "./noise-fields.ts";
+import { optimizationFields, requireEqualParts, runFields, share, whole } from "./run-options.ts";
 
 /**
  * Everything a training run can be told, flat: the same keys are a recipe file's JSON, the command line's flags (in
@@ -28,17 +27,8 @@ export const recipeSchema = z.strictObject({
   scaleShift: z.boolean().default(false).describe("let the timestep scale and shift the features, not only shift them"),
 
   // ---- diffusion ----
-  schedule: z
-    .enum(BETA_SCHEDULES)
-    .default("squaredcos_cap_v2")
-    .describe("shape of the noise schedule (squaredcos_cap_v2 is the cosine)"),
-  timesteps: whole(2).default(1000).describe("training timesteps T"),
-  betaStart: positive().optional().describe("first beta of the linear, scaled_linear and sigmoid schedules"),
-  betaEnd: positive().optional().describe("last beta of the linear, scaled_linear and sigmoid schedules"),
-  zeroTerminalSnr: z.boolean().default(false).describe("rescale the schedule so that its last timestep is pure noise"),
+  ...noiseFields,
   predict: z.enum(["noise", "x0", "v"]).default("noise").describe("what the network predicts"),
-  weighting: z.enum(["uniform", "min-snr"]).default("uniform").describe("weight of each timestep's error"),
-  snrGamma: positive().default(5).describe("gamma of the min-snr weighting"),
   classes: z.boolean().default(false).describe("condition the network on the class labels"),
   classDropout: share()
     .default(0.1)
@@ -66,18 +56,6 @@ export function readRecipe(input: unknown): Recipe {
 /** What no field can say alone. */
 function checkedTogether(recipe: Recipe): Recipe {
   requireEqualParts(recipe);
-  const given = recipe.betaStart !== undefined || recipe.betaEnd !== undefined;
-  if (given && !["linear", "scaled_linear", "sigmoid"].includes(recipe.schedule)) {
-    throw new UserError(`The schedule ${recipe.schedule} has no betaStart and betaEnd.`, {
-      hint: "Leave them out, or choose linear, scaled_linear or sigmoid.",
-      field: "betaStart",
-    });
-  }
-  if (recipe.zeroTerminalSnr && recipe.predict === "noise") {
-    throw new UserError("With zeroTerminalSnr the last timestep holds no image: noise prediction cannot recover one.", {
-      hint: "Choose predict v or x0.",
-      field: "predict",
-    });
-  }
+  requireNoise(recipe);
   return recipe;
 }
