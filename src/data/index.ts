@@ -1,4 +1,4 @@
-export { type Batch, type Batches, type BatchPosition, batches } from "./batches.ts";
+export { type Batch, type Batches, batches } from "./batches.ts";
 export { cacheFolder } from "./cache.ts";
 export {
   type Dataset,
@@ -15,6 +15,7 @@ export { findImages } from "./find-images.ts";
 export type { CaptionSource } from "./folder-captions.ts";
 export { type IdxArray, type IdxOptions, idxFiles, parseIdx, readIdx } from "./idx-files.ts";
 export { type ImageFolderOptions, imageFolder } from "./image-folder.ts";
+export { type LatentBatch, type LatentDataset, latentBatches } from "./latents.ts";
 export {
   FASHION_CLASSES,
   type MnistOptions,
@@ -23,5 +24,6 @@ export {
   mnistPackageDigits,
 } from "./named-sets.ts";
 export { isTarName } from "./tar-shards.ts";
+export type { BatchPosition } from "./shuffled.ts";
 export { learnVocabulary } from "./vocabulary.ts";
 export { type WebDatasetOptions, webDataset } from "./web-dataset.ts";

@@ -90,7 +90,7 @@ function latentFeeds(
 ): TaskFeeds {
   const data = latentBatches(latents, { batch, seed, from });
   const shape = [batch, latents.channels, latents.height, latents.width];
-  const sampling = times === "uniform" ? undefined : { density: "logit-normal" as const };
+  const sampling = times === "uniform" ? undefined : { kind: times };
   return {
     next() {
       const { moments, captions } = data.next();

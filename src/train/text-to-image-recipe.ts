@@ -10,7 +10,10 @@ const { run, checkpointEvery, keep, sampleEvery, sampleCount, device, threads } 
 /** The stage that makes the space of latents. */
 const autoencoderStage = z.strictObject({
   ...autoencoderFields,
-  flip: z.boolean().default(true).describe("mirror half of the images: the autoencoder sees both, the denoiser does not"),
+  flip: z
+    .boolean()
+    .default(true)
+    .describe("mirror half of the images: the autoencoder sees both, the denoiser does not"),
   ...{ checkpointEvery, keep, sampleEvery, sampleCount },
 });
 
