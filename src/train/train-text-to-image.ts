@@ -1,0 +1,124 @@
+import { join } from "node:path";
+import { UserError } from "../core/errors.ts";
+import { type Dataset, learnVocabulary } from "../data/index.ts";
+import { readJsonObject, writeJsonObject } from "../io/index.ts";
+import { trainAutoencoder } from "./autoencoder.ts";
+import { openAutoencoder } from "./autoencoder-session.ts";
+import type { Condition } from "./condition.ts";
+import { splitDataset } from "./dataset.ts";
+import { encodeDataset } from "./encode.ts";
+import { denoiserFor, latentDenoisingTask } from "./latent-denoising.ts";
+import { openLatentPreview } from "./latent-preview.ts";
+import { type RunControl, runTask, type TrainingEvent, type TrainingResult } from "./run.ts";
+import { trainedText } from "./text-condition.ts";
+import { writeTextToImage } from "./text-to-image-folder.ts";
+import { readTextToImageRecipe, type TextToImageRecipe, type TextToImageRecipeInput } from "./text-to-image-recipe.ts";
+
+/** The parts of training a text-to-image system, in their order. */
+export type TextToImageStage = "autoencoder" | "encoding" | "denoiser";
+
+/** What happens while a text-to-image system is trained: the events of its runs, with the stage they belong to. */
+export type TextToImageEvent =
+  | (TrainingEvent & { readonly stage: TextToImageStage })
+  | { readonly kind: "encoded"; readonly stage: "encoding"; readonly done: number; readonly total: number };
+
+export interface TextToImageControl {
+  readonly signal?: AbortSignal;
+  readonly onEvent?: (event: TextToImageEvent) => void;
+}
+
+/**
+ * Trains a text-to-image system as a recipe says: an autoencoder, the latents of all pictures, and a denoiser with its
+ * text encoder on these (Rombach et al. 2022). Each stage continues where it stopped, and a finished one is not done
+ * again. The result is a pipeline folder in diffusers' layout, `model` in the run's folder.
+ *
+ * @throws UserError for a recipe or data that cannot be used, and when a loss is no longer a finite number
+ */
+export async function trainTextToImage(
+  input: TextToImageRecipeInput,
+  { signal, onEvent }: TextToImageControl = {},
+): Promise<TrainingResult> {
+  const recipe = readTextToImageRecipe(input);
+  const data = await splitDataset(recipe, { share: recipe.holdOut, seed: recipe.seed, signal });
+  requireCaptions(data.training);
+  const control = (stage: TextToImageStage): RunControl => ({
+    signal,
+    onEvent: onEvent && ((event) => onEvent({ ...event, stage })),
+  });
+
+  const made = await autoencoderOf(recipe, data, control("autoencoder"));
+  if (made.stopped) return made.stopped;
+  const autoencoder = await openAutoencoder(made.folder, recipe);
+  try {
+    const latents = await encodeDataset(data.training, autoencoder, {
+      signal,
+      onProgress: (done, total) => onEvent?.({ kind: "encoded", stage: "encoding", done, total }),
+    });
+    await recordScale(made.folder, latents);
+    const { device, threads } = recipe;
+    const stage = { ...recipe.denoiser, device, threads, run: join(recipe.run, "denoiser") };
+    const condition = conditionOf(recipe, latents.captions!);
+    const denoiser = denoiserFor(stage, latents, condition);
+    const parts = { latents, condition, denoiser };
+    const model = join(recipe.run, "model");
+    const scaled = await openAutoencoder(made.folder, recipe);
+    const task = latentDenoisingTask(stage, parts, {
+      preview: (weights) => openLatentPreview(stage, parts, scaled, weights),
+      async write(weights) {
+        await writeTextToImage(model, stage, { denoiser, condition, autoencoder: made.folder }, weights);
+        return model;
+      },
+    });
+    try {
+      return await runTask(stage, task, control("denoiser"));
+    } finally {
+      await scaled.close();
+    }
+  } finally {
+    await autoencoder.close();
+  }
+}
+
+/** The autoencoder's folder, trained first where the recipe says how. */
+async function autoencoderOf(
+  { autoencoder, data, size, colour, background, run, device, threads, ...recipe }: TextToImageRecipe,
+  { training, heldOut }: { readonly training: Dataset; readonly heldOut: Dataset },
+  control: RunControl,
+): Promise<{ folder: string; stopped?: TrainingResult }> {
+  if (typeof autoencoder === "string") return { folder: autoencoder };
+  const { labels, skipUnreadable, holdOut } = recipe;
+  const result = await trainAutoencoder(
+    {
+      ...{ task: "autoencoder", data, size, colour, background, labels, skipUnreadable, holdOut },
+      ...autoencoder,
+      ...{ run: join(run, "autoencoder"), device, threads },
+    },
+    { ...control, data: { training: { ...training, flip: autoencoder.flip }, heldOut } },
+  );
+  return { folder: result.model, ...(result.ended === "stopped" ? { stopped: result } : {}) };
+}
+
+/** Writes the measured scale into the autoencoder's configuration, where pipelines look for it. */
+async function recordScale(
+  folder: string,
+  { scalingFactor, shiftFactor }: { readonly scalingFactor: number; readonly shiftFactor: number },
+): Promise<void> {
+  const path = join(folder, "config.json");
+  const config = await readJsonObject(path);
+  const shift = shiftFactor === 0 ? (config.shift_factor ?? null) : shiftFactor;
+  await writeJsonObject(path, { ...config, scaling_factor: scalingFactor, shift_factor: shift });
+}
+
+/** What turns captions into conditions. */
+function conditionOf({ text }: TextToImageRecipe, captions: readonly (readonly string[])[]): Condition {
+  const { vocabulary: size, ...shape } = text;
+  return trainedText({ ...shape, vocabulary: learnVocabulary(captions.flat(), { size }) });
+}
+
+function requireCaptions({ name, captions }: Dataset): void {
+  if (captions) return;
+  throw new UserError(`${name} has no captions.`, {
+    hint: "Put a .txt file beside each picture, or a metadata.jsonl with file_name and text into the folder.",
+    field: "captions",
+  });
+}
