@@ -23,7 +23,7 @@ export {
   mnistLike,
   mnistPackageDigits,
 } from "./named-sets.ts";
-export { isTarName } from "./tar-shards.ts";
 export type { BatchPosition } from "./shuffled.ts";
+export { isTarName } from "./tar-shards.ts";
 export { learnVocabulary } from "./vocabulary.ts";
 export { type WebDatasetOptions, webDataset } from "./web-dataset.ts";
