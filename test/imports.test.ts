@@ -19,7 +19,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   optim: ["graph"],
   models: ["nn", "graph"],
   data: ["io"],
-  train: ["graph", "diffusion", "io", "runtime", "nn", "optim", "models", "data"],
+  train: ["graph", "diffusion", "io", "runtime", "nn", "optim", "models", "data", "metrics"],
   metrics: ["graph", "diffusion", "io", "runtime", "nn", "models", "data"],
   pipelines: ["models", "graph", "diffusion", "runtime", "io"],
   server: ["pipelines", "train"],
