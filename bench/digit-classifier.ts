@@ -4,18 +4,15 @@
  */
 import { fileURLToPath } from "node:url";
 import { Command, InvalidArgumentError } from "commander";
-import { float32, type HostTensor, hostTensor } from "../src/core/host-tensor.ts";
+import { type HostTensor, hostTensor } from "../src/core/host-tensor.ts";
 import { type Random, seeded } from "../src/core/random.ts";
 import { batches, mnistDigits, picturesAt } from "../src/data/index.ts";
 import { input, logSoftmax, mul, oneHot, sum, type Tensor } from "../src/graph/index.ts";
 import { tensorFromImages, writeModelFolder } from "../src/io/index.ts";
 import { DIGIT_CLASSIFIER, digitClassifierNetwork, likeliest, openDigitClassifier } from "../src/metrics/index.ts";
-import { initialize } from "../src/models/index.ts";
 import { parameterCount } from "../src/nn/index.ts";
-import { adamwScalars, emaDecay, learningRate, packed, unpacked } from "../src/optim/index.ts";
-import { openSession, trainingTarget } from "../src/runtime/index.ts";
 import { normalizedPixels } from "../src/train/objective.ts";
-import { trainingStep } from "../src/train/step.ts";
+import { trainSmall } from "./small-training.ts";
 
 const number = (text: string) => {
   const value = Number(text);
@@ -35,49 +32,23 @@ const { out, epochs, batch, lr, seed } = new Command("digit-classifier")
 /** The most pixels an image is shifted along each axis; the digits are padded by as many. */
 const SHIFT = 2;
 
-const started = performance.now();
 const train = await mnistDigits({ padTo: 32 });
 const network = digitClassifierNetwork();
 const steps = Math.ceil((epochs * train.count) / batch);
 
 const images = input("images", [batch, 1, train.height, train.width], "uint8");
 const labels = input("labels", [batch], "int64");
-const { model, layout, resident } = trainingStep(network, crossEntropy(network(normalizedPixels(images)).logits), {
-  clip: 1,
-  weightDecay: 0.05,
-  target: await trainingTarget(),
-});
-const session = await openSession(model.bytes, { name: "classifier training", threads: 1, resident });
 const random = seeded(seed);
-const start = packed(initialize(network, random), layout);
-for (const name of ["parameters", "average"]) await session.write(`state.${name}`, float32([layout.size], start));
-for (const name of ["mean", "square"]) {
-  await session.write(`state.${name}`, float32([layout.size], new Float32Array(layout.size)));
-}
-
 const data = batches(train, { batch, seed });
-const schedule = { rate: lr, kind: "cosine", warmup: 100, steps } as const;
-let recent = 0;
-for (let step = 0; step < steps; step++) {
-  const { images, labels } = data.next();
-  const rate = learningRate(step, schedule);
-  const scalars = { ...adamwScalars(step + 1, rate), averaging: 1 - emaDecay(step + 1, 0.998) };
-  const feeds = Object.fromEntries(Object.entries(scalars).map(([name, value]) => [name, float32([], [value])]));
-  const { loss } = await session.run({ ...feeds, images: shifted(images, random), labels: labels! });
-  const value = Number(loss!.data[0]);
-  if (!Number.isFinite(value)) throw new Error(`the loss is ${value} at step ${step + 1}`);
-  recent += (value - recent) / Math.min(step + 1, 100);
-  if ((step + 1) % 200 === 0) {
-    const seconds = (performance.now() - started) / 1000;
-    process.stderr.write(`step ${step + 1}/${steps}  loss ${recent.toFixed(4)}  ${seconds.toFixed(0)} s\n`);
-  }
-}
-const average = (await session.read("state.average")).data as Float32Array;
-await session.close();
-const seconds = (performance.now() - started) / 1000;
+const { tensors, loss, seconds } = await trainSmall(network, crossEntropy(network(normalizedPixels(images)).logits), {
+  ...{ steps, lr, weightDecay: 0.05, random, every: 200 },
+  batch() {
+    const { images, labels } = data.next();
+    return { images: shifted(images, random), labels: labels! };
+  },
+});
 
 const { config } = network;
-const tensors = unpacked(average, layout);
 const written = { config, className: DIGIT_CLASSIFIER, tensors };
 await writeModelFolder(out, written, { library: "transformers", dtype: "float16" });
 
@@ -99,7 +70,7 @@ const figures = {
   lr,
   seed,
   steps,
-  loss: Number(recent.toFixed(5)),
+  loss: Number(loss.toFixed(5)),
   seconds: Math.round(seconds),
 };
 process.stdout.write(`${JSON.stringify(figures, null, 2)}\n`);

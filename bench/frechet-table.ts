@@ -1,3 +1,5 @@
+import { type MarkedPart, withMarkedPart } from "./marked-part.ts";
+
 /** One measured place of the table: a sampler at a number of network calls. */
 export interface FrechetRow {
   /** The first letters of a digest of the network's weights. */
@@ -34,14 +36,11 @@ export function belongs(row: FrechetRow, to: Comparison): boolean {
   return row.model === to.model && row.count === to.count && row.seed === to.seed && row.guidance === to.guidance;
 }
 
-const START = "<!-- sampler-frechet: written by bench/sampler-frechet.ts -->";
-const END = "<!-- sampler-frechet ends -->";
+const PART: MarkedPart = { name: "sampler-frechet", writer: "bench/sampler-frechet.ts" };
 
 /** A page with its table between the two marks replaced. Throws when it has no such marks. */
 export function withTable(page: string, table: string): string {
-  const [start, end] = [page.indexOf(START), page.indexOf(END)];
-  if (start < 0 || end < start) throw new Error(`the page needs the lines ${START} and ${END}`);
-  return `${page.slice(0, start + START.length)}\n\n${table}\n\n${page.slice(end)}`;
+  return withMarkedPart(page, PART, table);
 }
 
 /**

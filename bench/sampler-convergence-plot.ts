@@ -7,11 +7,10 @@ import { mkdir, readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { type Series, savePlot, writeFileAtomically } from "../src/io/index.ts";
 import { measureOrder, SOLVERS } from "../test/convergence.ts";
+import { withMarkedPart } from "./marked-part.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 const PAGE = `${root}docs/choose-a-sampler.md`;
-const START = "<!-- sampler-orders: written by bench/sampler-convergence-plot.ts -->";
-const END = "<!-- sampler-orders ends -->";
 
 /** What the plot shows, and network calls a step. */
 const SHOWN: Readonly<Record<string, number>> = {
@@ -49,8 +48,7 @@ for (const solver of SOLVERS) {
   rows.push(`| ${solver.name} | ${solver.order} | ${order.toFixed(2)} | ${counts} |`);
 }
 const page = await readFile(PAGE, "utf8");
-const [start, end] = [page.indexOf(START), page.indexOf(END)];
-if (start < 0 || end < start) throw new Error(`${PAGE} needs the lines ${START} and ${END}`);
 const table = `| solver | order | measured | at steps |\n|---|--:|--:|---|\n${rows.join("\n")}`;
-await writeFileAtomically(PAGE, `${page.slice(0, start + START.length)}\n\n${table}\n\n${page.slice(end)}`);
+const part = { name: "sampler-orders", writer: "bench/sampler-convergence-plot.ts" };
+await writeFileAtomically(PAGE, withMarkedPart(page, part, table));
 process.stdout.write(`${table}\n`);

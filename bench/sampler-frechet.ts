@@ -5,9 +5,7 @@
  * Prints a JSON line for each place and appends it to the output file; what that file has already is not drawn again, so
  * the measurement can be stopped and continued. Cheap places go first, but for the reference: DDPM with its most calls.
  */
-import { createHash } from "node:crypto";
-import { appendFile, mkdir, readFile } from "node:fs/promises";
-import { dirname } from "node:path";
+import { readFile } from "node:fs/promises";
 import { Command, InvalidArgumentError } from "commander";
 import { messageOf, UserError } from "../src/core/errors.ts";
 import { type Dataset, mnistDigits, picturesAt } from "../src/data/index.ts";
@@ -24,6 +22,7 @@ import {
   type RealRow,
   withTable,
 } from "./frechet-table.ts";
+import { digestOf, readLines, writeLine } from "./measured-lines.ts";
 
 /** All but those for distilled networks; and two of the best with other spreads of their steps. */
 const DEFAULT_SAMPLERS = [
@@ -99,8 +98,8 @@ async function measure(folder: string): Promise<void> {
   const started = performance.now();
   const minutes = () => (performance.now() - started) / 60_000;
   const pipe = await unconditionalPipeline(folder, { threads });
-  const comparison: Comparison = { model: await digestOf(pipe), count, seed, guidance };
-  const lines = await readLines(flags.out);
+  const comparison: Comparison = { model: await digestOf(pipe.folder.weights.files), count, seed, guidance };
+  const lines = await readLines<FrechetRow | RealRow>(flags.out);
   const rows = lines.filter((line): line is FrechetRow => !("real" in line) && belongs(line, comparison));
   let real = lines.find((line): line is RealRow => "real" in line && line.count === count);
   const todo = placesOf(pipe).filter(
@@ -111,7 +110,7 @@ async function measure(folder: string): Promise<void> {
   try {
     if (!real) {
       real = { real: true, count, frechet: (await judged(judge, judge.training(count))).frechet };
-      await write(real);
+      await writeLine(flags.out, real);
     }
     if (todo.length > 0) await pipe.generate({ ...drawing(), sampler: "euler", steps: 1 }); // opens the session
     let secondsPerCall = 0;
@@ -123,7 +122,7 @@ async function measure(folder: string): Promise<void> {
       if (!row) continue;
       secondsPerCall = row.seconds / row.used;
       rows.push(row);
-      await write(row);
+      await writeLine(flags.out, row);
     }
   } finally {
     await judge.classifier.close();
@@ -209,26 +208,4 @@ function placesOf(pipe: UnconditionalPipeline): Place[] {
   const turn = ({ sampler, spread, calls }: Place) =>
     sampler === "ddpm" && spread === undefined && calls === most ? 20.5 : calls;
   return places.sort((a, b) => turn(a) - turn(b));
-}
-
-async function write(line: FrechetRow | RealRow): Promise<void> {
-  const text = `${JSON.stringify(line)}\n`;
-  process.stdout.write(text);
-  await mkdir(dirname(flags.out), { recursive: true });
-  await appendFile(flags.out, text);
-}
-
-async function readLines(path: string): Promise<(FrechetRow | RealRow)[]> {
-  const text = await readFile(path, "utf8").catch(() => "");
-  return text
-    .split("\n")
-    .filter((line) => line !== "")
-    .map((line) => JSON.parse(line) as FrechetRow | RealRow);
-}
-
-/** Twelve letters that another training has others of. */
-async function digestOf({ folder }: UnconditionalPipeline): Promise<string> {
-  const hash = createHash("sha256");
-  for (const file of folder.weights.files) hash.update(await readFile(file));
-  return hash.digest("hex").slice(0, 12);
 }

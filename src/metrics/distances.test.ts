@@ -1,7 +1,14 @@
 import { describe, expect, test } from "vitest";
 import { float32 } from "../core/host-tensor.ts";
 import { seeded } from "../core/random.ts";
-import { type Features, frechetDistance, kernelDistance, precisionRecall } from "./index.ts";
+import {
+  distancesToHalves,
+  type Features,
+  frechetDistance,
+  kernelDistance,
+  precisionRecall,
+  realHalfDistances,
+} from "./index.ts";
 
 /** Features [rows.length, width]. */
 const matrix = (rows: readonly (readonly number[])[]): Features => float32([rows.length, rows[0]!.length], rows.flat());
@@ -88,5 +95,34 @@ describe("features that cannot be compared", () => {
   test("are refused: no more samples than neighbours", () => {
     expect(() => precisionRecall(good, good, { k: 4 })).toThrow(/4 samples were given; at least 5/);
     expect(() => precisionRecall(good, good, { k: 0 })).toThrow(/k is 0/);
+  });
+});
+
+describe("the distances to halves of the real set", () => {
+  const real = seeded(10).normal([200, 4]);
+
+  test("are alike for more samples of the same distribution and for the other half, at equal counts", () => {
+    const [fresh, half] = [
+      distancesToHalves(seeded(11).normal([60, 4]), real, { splits: 20 }),
+      realHalfDistances(real, { count: 60, splits: 20 }),
+    ];
+    for (const name of ["frechet", "kernel"] as const) {
+      expect(Math.abs(fresh[name].mean - half[name].mean)).toBeLessThan(3 * half[name].deviation);
+    }
+    // Fewer samples alone make the Fréchet distance larger: that is why the counts must be equal.
+    expect(realHalfDistances(real, { count: 10 }).frechet.mean).toBeGreaterThan(2 * half.frechet.mean);
+  });
+
+  test("grow by the square of a move", () => {
+    const moved = { ...real, data: real.data.map((x, i) => (i % 4 === 0 ? x + 5 : x)) };
+    const [still, away] = [real, moved].map((set) => distancesToHalves(set, real).frechet.mean) as [number, number];
+    // The half's own mean lies a little beside that of all: its deviation of 0.07 counts twice with 5.
+    expect(Math.abs(away - still - 25)).toBeLessThan(1);
+    expect(distancesToHalves(moved, real).kernel.mean).toBeGreaterThan(1);
+  });
+
+  test("of one split have no deviation, and no more samples are taken than half the set has", () => {
+    expect(realHalfDistances(real, { count: 100, splits: 1 }).frechet.deviation).toBe(0);
+    expect(() => realHalfDistances(real, { count: 101 })).toThrow(/it has 100/);
   });
 });

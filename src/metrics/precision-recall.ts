@@ -1,5 +1,5 @@
-import { UserError } from "../core/errors.ts";
 import { comparableRows, type FeatureRows, type Features } from "./features.ts";
+import { checkNeighbours, nearestRows, squaredDistance } from "./nearest-neighbours.ts";
 
 export interface PrecisionRecall {
   /** The share of generated samples that lie among real ones: quality. */
@@ -17,16 +17,17 @@ export interface PrecisionRecall {
  * @throws UserError for features that cannot be compared or too few of them
  */
 export function precisionRecall(real: Features, generated: Features, { k = 3 }: { k?: number } = {}): PrecisionRecall {
-  if (!Number.isInteger(k) || k < 1) {
-    throw new UserError(`k is ${k}; a whole number >= 1 is needed.`, { field: "k" });
-  }
+  checkNeighbours(k);
   const [x, y] = comparableRows([real, generated], k + 1);
   return { precision: shareAmong(y, x, k), recall: shareAmong(x, y, k) };
 }
 
-/** The share of `points` that lie among `others`. */
+/** The share of `points` that lie among `others`, within the squared distance of some to its k-th neighbour. */
 function shareAmong(points: FeatureRows, others: FeatureRows, k: number): number {
-  const radii = Float64Array.from({ length: others.count }, (_, i) => squaredRadius(others, i, k));
+  const radii = Float64Array.from(
+    { length: others.count },
+    (_, i) => nearestRows(others, i, others, k, i)[k - 1]!.squared,
+  );
   let inside = 0;
   for (let i = 0; i < points.count; i++) {
     for (let j = 0; j < others.count; j++) {
@@ -37,26 +38,4 @@ function shareAmong(points: FeatureRows, others: FeatureRows, k: number): number
     }
   }
   return inside / points.count;
-}
-
-/** The squared distance of row i to its k-th nearest neighbour. */
-function squaredRadius(rows: FeatureRows, i: number, k: number): number {
-  const nearest: number[] = []; // ascending, at most k
-  for (let j = 0; j < rows.count; j++) {
-    if (j === i) continue;
-    const distance = squaredDistance(rows, i, rows, j);
-    if (nearest.length === k && distance >= nearest[k - 1]!) continue;
-    let at = nearest.length;
-    while (at > 0 && nearest[at - 1]! > distance) at--;
-    nearest.splice(at, 0, distance);
-    if (nearest.length > k) nearest.pop();
-  }
-  return nearest[k - 1]!;
-}
-
-function squaredDistance(a: FeatureRows, i: number, b: FeatureRows, j: number): number {
-  const { width } = a;
-  let sum = 0;
-  for (let n = 0, p = i * width, q = j * width; n < width; n++) sum += (a.data[p + n]! - b.data[q + n]!) ** 2;
-  return sum;
 }
