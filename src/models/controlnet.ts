@@ -65,7 +65,7 @@ export function controlNet(config: Config = {}) {
 
   const forward = (sample: Tensor, timestep: Tensor, text: Tensor, picture: Tensor, inputs: ControlNetInputs = {}) => {
     const { scale = 1, guessMode = false, contextMask } = inputs;
-    const embedded = activate(conditions.embed(timestep, inputs));
+    const embedded = activate(conditions.embed(timestep, text, inputs));
     const given = { context: conditions.context(text), contextMask: contextMask && maskBias(contextMask) };
     const ordered = c.controlnet_conditioning_channel_order === "bgr" ? reverseChannels(picture) : picture;
     const start = add(parts.conv_in(sample), parts.controlnet_cond_embedding(ordered));

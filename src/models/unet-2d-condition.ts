@@ -116,7 +116,7 @@ export function unet2dCondition(
 
   const forward = (sample: Tensor, timestep: Tensor, text: Tensor, inputs: UNet2DConditionInputs = {}) => {
     const { downResiduals, midResidual, contextMask, onCrossAttention, onWayUp } = inputs;
-    const embedded = activate(conditions.embed(timestep, inputs));
+    const embedded = activate(conditions.embed(timestep, text, inputs));
     const given = {
       ...{ context: conditions.context(text), contextMask: contextMask && maskBias(contextMask) },
       onCrossAttention,

@@ -3,6 +3,7 @@ import { UserError } from "../core/errors.ts";
 import { add, cast, concat, reshape, type Tensor } from "../graph/index.ts";
 import { activation } from "../nn/activation.ts";
 import { embedding, linear } from "../nn/layers.ts";
+import { textTimeEmbedding } from "../nn/text-time-embedding.ts";
 import { gaussianFourierProjection, sinusoids, timestepEmbedding } from "../nn/timestep-embedding.ts";
 import { count, flag, number, oneOf, only } from "./config.ts";
 
@@ -16,9 +17,8 @@ export const conditioningFields = {
   class_embed_type: oneOf(["timestep", "identity", "projection", "simple_projection"]).nullable().default(null),
   num_class_embeds: count().nullable().default(null),
   projection_class_embeddings_input_dim: count().nullable().default(null),
-  addition_embed_type: only([null, "text_time"]),
+  addition_embed_type: only([null, "text", "text_time"]),
   addition_time_embed_dim: count().nullable().default(null),
-  // Of use only with addition embeddings that are refused.
   addition_embed_type_num_heads: count().default(64),
 };
 
@@ -60,6 +60,17 @@ export function conditioning(c: ConditioningConfig) {
   const width = c.time_embedding_dim ?? first * (fourier ? 2 : 4);
   const timeInputs = fourier ? width : first;
   const waves = { flipSinToCos: c.flip_sin_to_cos, frequencyShift: c.freq_shift };
+  const pooledText = c.addition_embed_type === "text" ? pooledTextEmbedding(c, width) : undefined;
+  const sizes =
+    c.addition_embed_type === "text_time"
+      ? {
+          embedding: timestepEmbedding(
+            needed(c, "projection_class_embeddings_input_dim", "addition_embed_type"),
+            width,
+          ),
+          width: needed(c, "addition_time_embed_dim", "addition_embed_type"),
+        }
+      : undefined;
   const parts = {
     time_proj: fourier
       ? gaussianFourierProjection(width / 2, { scale: 1, logarithm: false, flipSinToCos: c.flip_sin_to_cos })
@@ -71,13 +82,8 @@ export function conditioning(c: ConditioningConfig) {
     }),
     encoder_hid_proj: textProjection(c),
     class_embedding: classEmbedding(c, timeInputs, width),
-    add_embedding:
-      c.addition_embed_type === null
-        ? undefined
-        : timestepEmbedding(needed(c, "projection_class_embeddings_input_dim", "addition_embed_type"), width),
+    add_embedding: pooledText ?? sizes?.embedding,
   };
-  const additionWidth =
-    c.addition_embed_type === null ? 0 : needed(c, "addition_time_embed_dim", "addition_embed_type");
   const finish = c.time_embedding_act_fn ? activation(c.time_embedding_act_fn) : (x: Tensor) => x;
   const projectTime = (t: Tensor) => parts.time_proj?.(t) ?? sinusoids(t, first, waves);
   const hasClasses = c.class_embed_type !== null || c.num_class_embeds !== null;
@@ -88,27 +94,40 @@ export function conditioning(c: ConditioningConfig) {
     width: c.class_embeddings_concat ? 2 * width : width,
     /** The text [n, tokens, width] as the blocks take it. */
     context: (text: Tensor) => parts.encoder_hid_proj?.(text) ?? text,
-    embed(timestep: Tensor, inputs: ConditioningInputs): Tensor {
+    /** The embedding; `text` is the text as it was given, of which some networks add a vector. */
+    embed(timestep: Tensor, text: Tensor, inputs: ConditioningInputs): Tensor {
       const { classLabels, timestepCondition, textEmbeds, timeIds } = inputs;
       expectInput("class labels", classLabels, hasClasses, "num_class_embeds or class_embed_type");
       if (timestepCondition)
         expectInput("timestepCondition", timestepCondition, !!c.time_cond_proj_dim, "time_cond_proj_dim");
-      expectInput("textEmbeds", textEmbeds, !!parts.add_embedding, "addition_embed_type");
-      expectInput("timeIds", timeIds, !!parts.add_embedding, "addition_embed_type");
+      expectInput("textEmbeds", textEmbeds, !!sizes, "addition_embed_type");
+      expectInput("timeIds", timeIds, !!sizes, "addition_embed_type");
       let time = parts.time_embedding(projectTime(timestep), timestepCondition);
       if (classLabels) {
         const labels = c.class_embed_type === "timestep" ? projectTime(cast(classLabels, "float32")) : classLabels;
         const embedded = parts.class_embedding ? parts.class_embedding(labels) : labels;
         time = c.class_embeddings_concat ? concat([time, embedded], 1) : add(time, embedded);
       }
-      if (parts.add_embedding && textEmbeds && timeIds) {
+      if (pooledText) time = add(time, pooledText(text));
+      if (sizes && textEmbeds && timeIds) {
         const [n, ids] = timeIds.shape as [number, number];
-        const times = reshape(sinusoids(reshape(timeIds, [n * ids]), additionWidth, waves), [n, ids * additionWidth]);
-        time = add(time, parts.add_embedding(concat([textEmbeds, times], 1)));
+        const times = reshape(sinusoids(reshape(timeIds, [n * ids]), sizes.width, waves), [n, ids * sizes.width]);
+        time = add(time, sizes.embedding(concat([textEmbeds, times], 1)));
       }
       return finish(time);
     },
   };
+}
+
+function pooledTextEmbedding(c: ConditioningConfig, width: number) {
+  const { addition_embed_type_num_heads: heads, encoder_hid_dim, cross_attention_dim } = c;
+  const inputs = encoder_hid_dim ?? cross_attention_dim;
+  if (typeof inputs !== "number" || inputs % heads !== 0) {
+    throw new UserError(`A text of width ${inputs} cannot be pooled with ${heads} heads.`, {
+      field: "addition_embed_type_num_heads",
+    });
+  }
+  return textTimeEmbedding(inputs, width, heads);
 }
 
 function textProjection(c: ConditioningConfig) {

@@ -109,10 +109,20 @@ export function unet2dConditionConfig({
     // Numbers of heads, see the network's configuration.
     attention_head_dim: channels.map((width) => Math.max(1, Math.floor(width / headWidth))),
     cross_attention_dim: textWidth,
+    // The text as one vector beside the timestep: without it a network from nothing takes long to hear the words.
+    addition_embed_type: "text",
+    addition_embed_type_num_heads: headsOf(textWidth),
     use_linear_projection: true,
     norm_num_groups: groupsFor(channels),
     resnet_time_scale_shift: scaleShift ? "scale_shift" : "default",
   };
+}
+
+/** Heads of 32 channels, or as many more as divide the width. */
+function headsOf(width: number): number {
+  let heads = Math.max(1, Math.round(width / 32));
+  while (width % heads !== 0) heads--;
+  return heads;
 }
 
 /** At which levels pixels attend to each other. */

@@ -1,8 +1,12 @@
 /** Training: recipes, the step as one graph, runs and their folders. */
+export { trainAutoencoder } from "./autoencoder.ts";
+export { type AutoencoderRecipe, type AutoencoderRecipeInput, autoencoderRecipeSchema } from "./autoencoder-recipe.ts";
+export { type AutoencoderSession, openAutoencoder } from "./autoencoder-session.ts";
 export * from "./checkpoint.ts";
 export * from "./condition.ts";
 export { datasetOf } from "./dataset.ts";
 export * from "./denoisers.ts";
+export { type EncodeOptions, encodeDataset } from "./encode.ts";
 export { type FrozenTextOptions, frozenText } from "./frozen-text.ts";
 export { imageDenoisingTask } from "./image-denoising.ts";
 export { writeModel } from "./image-model-folder.ts";
@@ -19,5 +23,16 @@ export * from "./step.ts";
 export * from "./step-runner.ts";
 export type { Drawn, Preview, StepLoss, TaskData, TaskFeeds, TrainedWeights, TrainingTask } from "./task.ts";
 export * from "./text-condition.ts";
+export {
+  type TextToImageRecipe,
+  type TextToImageRecipeInput,
+  textToImageRecipeSchema,
+} from "./text-to-image-recipe.ts";
 export * from "./train.ts";
+export {
+  type TextToImageControl,
+  type TextToImageEvent,
+  type TextToImageStage,
+  trainTextToImage,
+} from "./train-text-to-image.ts";
 export { openTrainer, type StepMetrics, type Trainer } from "./trainer.ts";
