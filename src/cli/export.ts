@@ -1,24 +1,60 @@
 import { readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
 import { UserError } from "../core/errors.ts";
-import { type JsonObject, type LazyTensor, readJsonObject, writeDdpmPipeline, writeJsonObject } from "../io/index.ts";
+import {
+  copyPipelineFolder,
+  type FloatDType,
+  isPipelineFolder,
+  type JsonObject,
+  type LazyTensor,
+  readJsonObject,
+  readPipelineFolder,
+  writeDdpmPipeline,
+  writeJsonObject,
+} from "../io/index.ts";
 import { readUnconditionalFolder } from "../pipelines/index.ts";
 import type { Console } from "./console.ts";
+
+interface ExportFlags {
+  readonly json?: boolean;
+  readonly dtype?: FloatDType;
+}
 
 /** `allegory export`: a run as a diffusers pipeline. */
 export function exportCommand(program: Command, io: Console): void {
   program
     .command("export")
-    .summary("save a run as a diffusers DDPMPipeline folder")
-    .description("Save the averaged weights of a run as a DDPMPipeline folder that Python's diffusers loads.")
+    .summary("save a run as a diffusers pipeline folder")
+    .description(
+      "Save the averaged weights of a run as a pipeline folder that Python's diffusers loads: a DDPMPipeline, or of a " +
+        "text-to-image run a StableDiffusionPipeline.",
+    )
     .argument("<run>", "run folder")
     .argument("<folder>", "folder to write; it must not exist or be empty")
+    .addOption(
+      new Option("--dtype <type>", "type of the stored weights (default: as they are)").choices([
+        "float32",
+        "float16",
+        "bfloat16",
+      ]),
+    )
     .option("--json", "print the files written as JSON")
-    .action((run: string, folder: string, flags: { json?: boolean }) => exportRun(run, folder, flags, io));
+    .action((run: string, folder: string, flags: ExportFlags) => exportRun(run, folder, flags, io));
 }
 
-async function exportRun(run: string, folder: string, { json }: { json?: boolean }, io: Console): Promise<void> {
+async function exportRun(run: string, folder: string, flags: ExportFlags, io: Console): Promise<void> {
+  const model = join(run, "model");
+  if (isPipelineFolder(model) && (await readPipelineFolder(model)).components.has("text_encoder")) {
+    await mustBeFree(folder);
+    const { className } = await copyPipelineFolder(model, folder, flags);
+    await written(folder, className, flags, io);
+    return;
+  }
+  await exportUnconditional(run, folder, flags, io);
+}
+
+async function exportUnconditional(run: string, folder: string, flags: ExportFlags, io: Console): Promise<void> {
   const model = await readUnconditionalFolder(run);
   if (model.patch > 1) {
     const squares = `${model.patch}×${model.patch}`;
@@ -36,23 +72,24 @@ async function exportRun(run: string, folder: string, { json }: { json?: boolean
     tensors.set(name, { dtype, shape, read: () => model.weights.read(name) });
   }
   const { _class_name, ...scheduler } = model.scheduler;
-  await writeDdpmPipeline(folder, { config: model.config, tensors }, scheduler as JsonObject);
+  await writeDdpmPipeline(folder, { config: model.config, tensors }, scheduler as JsonObject, { dtype: flags.dtype });
   if (model.classes) {
     // The way diffusers' pipeline of DiT keeps names: others carry it along unread.
     const path = join(folder, "model_index.json");
     const id2label = Object.fromEntries(model.classes.names.map((name, i) => [i, name]));
     await writeJsonObject(path, { ...(await readJsonObject(path)), id2label });
   }
-  if (json) {
-    io.json({ folder, files: (await readdir(folder, { recursive: true })).sort() });
-    return;
-  }
-  io.print(`${folder} is a DDPMPipeline: in Python, DDPMPipeline.from_pretrained(${JSON.stringify(folder)}).`);
-  if (model.classes) {
+  await written(folder, "DDPMPipeline", flags, io);
+  if (model.classes && !flags.json) {
     io.print(
       "Its network wants class labels, which DDPMPipeline does not pass on: call pipeline.unet(x, t, labels) there.",
     );
   }
+}
+
+async function written(folder: string, className: string, { json }: ExportFlags, io: Console): Promise<void> {
+  if (json) io.json({ folder, files: (await readdir(folder, { recursive: true })).sort() });
+  else io.print(`${folder} is a ${className}: in Python, ${className}.from_pretrained(${JSON.stringify(folder)}).`);
 }
 
 async function mustBeFree(folder: string): Promise<void> {

@@ -3,6 +3,7 @@ import { Command } from "commander";
 import { compareCommand } from "./compare.ts";
 import { type Console, consoleOn } from "./console.ts";
 import { demoCommand } from "./demo.ts";
+import { demoEmojiCommand } from "./demo-emoji.ts";
 import { exportCommand } from "./export.ts";
 import { generateCommand } from "./generate.ts";
 import { infoCommand } from "./info.ts";
@@ -27,6 +28,7 @@ const COMMANDS: readonly Register[] = [
   noiseCommand,
   exportCommand,
   demoCommand,
+  demoEmojiCommand,
 ];
 
 /** The version in package.json, which lies two folders above both the source and the build. */
