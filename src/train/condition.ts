@@ -47,7 +47,7 @@ export interface Condition<Given = string> {
   readonly none: Given;
   /** Makes the graph inputs for `count` images and what the denoiser sees of them. */
   states(count: number): ConditionStates;
-  /** What those inputs are fed. @throws UserError for captions or labels that it does not know */
+  /** What those inputs are fed: all of them, whichever states a denoiser reads. @throws UserError for captions or labels that it does not know */
   feeds(given: readonly Given[]): Record<string, HostTensor>;
   /** What to tell the user of these captions or labels: texts that are cut off. */
   warnings(given: readonly Given[]): string[];

@@ -1,8 +1,8 @@
 import { cp } from "node:fs/promises";
 import { basename } from "node:path";
 import { UserError } from "../core/errors.ts";
-import { float32, type HostTensor, hostTensor, sizeOf } from "../core/host-tensor.ts";
-import { cast, input } from "../graph/index.ts";
+import { float32, type HostTensor, hostTensor } from "../core/host-tensor.ts";
+import { cast, input, reshape, split } from "../graph/index.ts";
 import { type EncodedCaption, readCaptionCache, writeCaptionCache } from "./caption-cache.ts";
 import type { Condition } from "./condition.ts";
 import { encoderFingerprint, encodeTexts, openFrozenEncoder } from "./frozen-encoder.ts";
@@ -41,6 +41,8 @@ export async function frozenText(folder: string, options: FrozenTextOptions): Pr
     });
   }
   const { width, pooledWidth, masked } = encoder;
+  // States and pooled states are one input: a graph that has no use for one of them would refuse an input of its own.
+  const size = maxLength * width;
   const fingerprint = await encoderFingerprint(encoder, tokenizer, maxLength);
   const known = await readCaptionCache(cache, fingerprint);
   const missing = [...new Set(["", ...options.captions])].filter((text) => !known.has(text));
@@ -62,27 +64,29 @@ export async function frozenText(folder: string, options: FrozenTextOptions): Pr
     parts: {},
     none: "",
     states(count) {
-      const half = (name: string, ...shape: number[]) => cast(input(name, [count, ...shape], "float16"), "float32");
+      const row = cast(input("captions", [count, size + (pooledWidth ?? 0)], "float16"), "float32");
+      const [states, pooled] = split(row, pooledWidth === undefined ? [size] : [size, pooledWidth], 1);
       return {
-        sequence: half("captions", maxLength, width),
+        sequence: reshape(states!, [count, maxLength, width]),
         mask: masked ? input("captions.mask", [count, maxLength]) : undefined,
-        pooled: pooledWidth === undefined ? undefined : half("captions.pooled", pooledWidth),
+        pooled,
       };
     },
     feeds(captions) {
       const rows = captions.map(find);
-      const states = rows.map((row) => row.states.data);
-      const feeds: Record<string, HostTensor> = { captions: oneAfterAnother(states, [maxLength, width]) };
+      const length = size + (pooledWidth ?? 0);
+      const data = new Uint16Array(rows.length * length);
+      rows.forEach(({ states, pooled }, i) => {
+        data.set(states.data, i * length);
+        if (pooled) data.set(pooled.data, i * length + size);
+      });
+      const feeds: Record<string, HostTensor> = { captions: hostTensor("float16", [rows.length, length], data) };
       if (masked) {
         const mask = new Float32Array(rows.length * maxLength);
         rows.forEach((row, i) => {
           mask.fill(1, i * maxLength, i * maxLength + row.states.shape[0]!);
         });
         feeds["captions.mask"] = float32([rows.length, maxLength], mask);
-      }
-      if (pooledWidth !== undefined) {
-        const pooled = rows.map((row) => row.pooled!.data);
-        feeds["captions.pooled"] = oneAfterAnother(pooled, [pooledWidth]);
       }
       return feeds;
     },
@@ -105,13 +109,3 @@ export async function frozenText(folder: string, options: FrozenTextOptions): Pr
 /** Where encoder and tokenizer share a folder, each takes its own files along. */
 const isModel = (path: string) => /^config\.json$|\.(safetensors|bin|msgpack|h5)$|\.index\.json$/.test(basename(path));
 const isTokenizer = (path: string) => /^tokenizer|^vocab\.json$|^merges\.txt$|^spiece\.model$/.test(basename(path));
-
-/** Rows of float16 numbers as one tensor [rows, ...shape]; shorter rows end with zeros. */
-function oneAfterAnother(rows: readonly Uint16Array[], shape: readonly number[]): HostTensor<"float16"> {
-  const size = sizeOf(shape);
-  const data = new Uint16Array(rows.length * size);
-  rows.forEach((row, i) => {
-    data.set(row, i * size);
-  });
-  return hostTensor("float16", [rows.length, ...shape], data);
-}

@@ -18,16 +18,12 @@ const autoencoderStage = z.strictObject({
 });
 
 /** The text encoder that learns with the denoiser. */
-const textFields = z.strictObject({
+const textStage = z.strictObject({
   vocabulary: whole(514).default(4096).describe("tokens of the vocabulary, learned from the captions"),
   maxLength: whole(3).default(24).describe("tokens of a caption, start and end included; longer ones are cut"),
   width: whole(1).default(192).describe("width of the text encoder"),
   layers: whole(1).default(4).describe("layers of the text encoder"),
   heads: whole(1).default(4).describe("attention heads of the text encoder"),
-  folder: z
-    .string()
-    .optional()
-    .describe("folder with text_encoder and tokenizer that are taken as they are, in the place of one that learns"),
 });
 
 const denoiserFields = {
@@ -81,7 +77,12 @@ export const textToImageRecipeSchema = z.strictObject({
   autoencoder: z
     .union([z.string(), autoencoderStage])
     .describe("how the autoencoder is trained, or the folder of one that is taken as it is"),
-  text: textFields.prefault({}).describe("the text encoder"),
+  text: z
+    .union([z.string(), textStage])
+    .prefault({})
+    .describe(
+      "the text encoder that learns with the denoiser, or the folder of one (CLIP or T5, with its tokenizer) that is taken as it is",
+    ),
   denoiser: z.strictObject(denoiserFields).prefault({}).describe("the denoiser and how it is trained"),
   seed: whole(0).default(0).describe("seed of what is held out"),
   ...{ run, device, threads },

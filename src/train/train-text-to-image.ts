@@ -7,6 +7,7 @@ import { openAutoencoder } from "./autoencoder-session.ts";
 import type { Condition } from "./condition.ts";
 import { splitDataset } from "./dataset.ts";
 import { encodeDataset } from "./encode.ts";
+import { frozenText } from "./frozen-text.ts";
 import { denoiserFor, latentDenoisingTask } from "./latent-denoising.ts";
 import { openLatentPreview } from "./latent-preview.ts";
 import { type RunControl, runTask, type TrainingEvent, type TrainingResult } from "./run.ts";
@@ -15,12 +16,17 @@ import { writeTextToImage } from "./text-to-image-folder.ts";
 import { readTextToImageRecipe, type TextToImageRecipe, type TextToImageRecipeInput } from "./text-to-image-recipe.ts";
 
 /** The parts of training a text-to-image system, in their order. */
-export type TextToImageStage = "autoencoder" | "encoding" | "denoiser";
+export type TextToImageStage = "autoencoder" | "encoding" | "captions" | "denoiser";
 
 /** What happens while a text-to-image system is trained: the events of its runs, with the stage they belong to. */
 export type TextToImageEvent =
   | (TrainingEvent & { readonly stage: TextToImageStage })
-  | { readonly kind: "encoded"; readonly stage: "encoding"; readonly done: number; readonly total: number };
+  | {
+      readonly kind: "encoded";
+      readonly stage: "encoding" | "captions";
+      readonly done: number;
+      readonly total: number;
+    };
 
 export interface TextToImageControl {
   readonly signal?: AbortSignal;
@@ -57,7 +63,7 @@ export async function trainTextToImage(
     await recordScale(made.folder, latents);
     const { device, threads } = recipe;
     const stage = { ...recipe.denoiser, device, threads, run: join(recipe.run, "denoiser") };
-    const condition = conditionOf(recipe, latents.captions!);
+    const condition = await conditionOf(recipe, latents.captions!, { signal, onEvent });
     const denoiser = denoiserFor(stage, latents, condition);
     const parts = { latents, condition, denoiser };
     const model = join(recipe.run, "model");
@@ -110,7 +116,20 @@ async function recordScale(
 }
 
 /** What turns captions into conditions. */
-function conditionOf({ text }: TextToImageRecipe, captions: readonly (readonly string[])[]): Condition {
+async function conditionOf(
+  { text, denoiser, run, threads }: TextToImageRecipe,
+  captions: readonly (readonly string[])[],
+  { signal, onEvent }: TextToImageControl,
+): Promise<Condition> {
+  if (typeof text === "string") {
+    return frozenText(text, {
+      captions: [...captions.flat(), ...denoiser.sampleCaptions],
+      cache: join(run, "captions.safetensors"),
+      onProgress: (done, total) => onEvent?.({ kind: "encoded", stage: "captions", done, total }),
+      threads,
+      signal,
+    });
+  }
   const { vocabulary: size, ...shape } = text;
   return trainedText({ ...shape, vocabulary: learnVocabulary(captions.flat(), { size }) });
 }
