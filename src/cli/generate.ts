@@ -40,8 +40,10 @@ interface GenerateFlags extends ComputeFlags {
 /** Texts hold commas: each has a flag that may be given several times, and not a list. */
 const TEXTS = {
   negativePrompt: ["--negative-prompt <text>", "what to draw away from; once for all prompts, or once for each"],
-  prompt2: ["--prompt2 <text>", "prompt for the second text encoder of SDXL (default: the prompt)"],
+  prompt2: ["--prompt2 <text>", "prompt for the second text encoder, where there are two (default: the prompt)"],
   negativePrompt2: ["--negative-prompt2 <text>", "the same for the negative prompt"],
+  prompt3: ["--prompt3 <text>", "prompt for the third text encoder of Stable Diffusion 3 (default: the prompt)"],
+  negativePrompt3: ["--negative-prompt3 <text>", "the same for the negative prompt"],
   loras: ["--loras <path:scale>", "LoRA file or folder, with its scale (default: 1); may be given several times"],
 } as const;
 
@@ -50,7 +52,7 @@ export function generateCommand(program: Command, io: Console): void {
   const command = program
     .command("generate")
     .summary("draw pictures from words")
-    .description("Draw pictures from words with Stable Diffusion 1.x, 2.x or XL in diffusers' layout.")
+    .description("Draw pictures from words with Stable Diffusion 1.x, 2.x, XL, 3 or 3.5, PixArt or FLUX.1.")
     .argument("[prompt...]", "what to draw; several prompts are drawn one after the other")
     .option(
       "--model <path>",
@@ -190,7 +192,7 @@ async function writePicture(
   pipe: TextToImagePipeline,
   { flags, request, model }: { readonly flags: GenerateFlags; readonly request: object; readonly model: string },
 ): Promise<string> {
-  const { prompt, prompt2, negative, negative2, seed, width, height } = image;
+  const { prompt, seed, width, height } = image;
   const { steps, guidance } = pipe.resolve(request as TextToImageRequestInput);
   const own = request as TextToImageRequestInput;
   const { count: _, batch: __, seed: ___, ...rest } = own;
@@ -201,9 +203,11 @@ async function writePicture(
     request: {
       ...rest,
       ...{ prompt, steps, guidance, seeds: [seed], width: Math.round(width / by), height: Math.round(height / by) },
-      negativePrompt: own.negativePrompt === undefined ? undefined : negative,
-      prompt2: own.prompt2 === undefined ? undefined : prompt2,
-      negativePrompt2: own.negativePrompt2 === undefined ? undefined : negative2,
+      negativePrompt: own.negativePrompt === undefined ? undefined : image.negative,
+      prompt2: own.prompt2 === undefined ? undefined : image.prompt2,
+      negativePrompt2: own.negativePrompt2 === undefined ? undefined : image.negative2,
+      prompt3: own.prompt3 === undefined ? undefined : image.prompt3,
+      negativePrompt3: own.negativePrompt3 === undefined ? undefined : image.negative3,
     },
     size: [width, height],
   };

@@ -115,6 +115,8 @@ export function pixart(config: Config = {}) {
   namedParameters(network);
   return Object.assign(network, {
     config: savedConfig(className, c) as Config & PixArtConfig,
+    /** Whether it takes resolution and aspect ratio. */
+    sized,
     /** Older files hold the table of positions, which is computed here. */
     storedName: (name: string) => (name === "pos_embed.pos_embed" ? null : undefined),
   });

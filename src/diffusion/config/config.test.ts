@@ -129,3 +129,13 @@ test("names and grids that cannot be are named with what can", () => {
   );
   for (const { config } of Object.values(SAMPLERS)) expect(isSchedulerClass(config._class_name)).toBe(true);
 });
+
+test("a shift that float32 does not hold keeps to the path of flow matching", () => {
+  for (const _class_name of ["FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"]) {
+    for (let shift = 1.01; shift < 4; shift += 0.0371) {
+      const { sigmas } = samplerFromConfig({ _class_name, shift }).plan({ steps: 3 });
+      expect(sigmas![0]).toBeCloseTo(1, 6);
+      expect(sigmas![0]).toBeLessThanOrEqual(1);
+    }
+  }
+});

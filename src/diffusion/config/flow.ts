@@ -114,11 +114,11 @@ function gridBetweenEnds(T: number, shift: number, count: number): number[] {
   return linspace(high * T, low * T, count).map((t) => t / T);
 }
 
-/** A training time in float32. */
+/** A training time in float32, whose rounding may not lead beyond pure noise. */
 function trainedTime(u: number, shift: number): number {
   const f = Math.fround;
   const time = f(u);
-  return shift === 1 ? time : f(f(shift * time) / f(1 + f((shift - 1) * time)));
+  return shift === 1 ? time : Math.min(f(f(shift * time) / f(1 + f((shift - 1) * time))), 1);
 }
 
 function levelsOf(sigmas: Float32Array, T: number): Level[] {

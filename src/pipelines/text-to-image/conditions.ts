@@ -11,12 +11,19 @@ import type { PromptReading } from "./token-chunks.ts";
 export interface Conditions {
   /** [n, tokens, width]. */
   readonly text: Samples;
+  /** Which of its tokens count: [n, tokens] of 1 and 0, for PixArt. */
+  readonly textMask?: Samples;
   /** The pooled text [n, width]. */
   readonly textEmbeds?: Samples;
   /** Sizes and crops, and perhaps an aesthetic score, of SDXL: [n, 6], of its refiner [n, 5]. */
   readonly timeIds?: Samples;
   /** The embedding of the guidance scale of latent consistency models: [n, width]. */
   readonly timestepCondition?: Samples;
+  /** Guidance as FLUX.1 is told it: [n, 1]. */
+  readonly guidance?: Samples;
+  /** Height and width, and height over width, of PixArt-α: [n, 2] and [n, 1]. */
+  readonly resolution?: Samples;
+  readonly aspectRatio?: Samples;
 }
 
 /** Those of the prompts and, where there is guidance, of what it leads away from. */
@@ -39,8 +46,8 @@ export async function conditionsOf(
   { size, ...options }: ConditionOptions,
 ): Promise<GuidedConditions> {
   const n = pictures.length;
-  const { weights, chunks, clipSkip } = request;
-  const reading = { weights, chunks };
+  const { weights, chunks, textLength, clipSkip } = request;
+  const reading = { weights, chunks, textLength };
   const parts = Math.max(...pictures.map((picture) => partsOf(picture, encoders, reading)));
   const how = { ...options, ...reading, parts };
   const told = (negative: boolean) => repeatedRows(family.told(request, { size, negative }), n);
@@ -61,13 +68,14 @@ export async function conditionsOf(
 }
 
 /** The prompt of each encoder. */
-export function words({ prompt, prompt2 }: PictureWords): TextForEach {
-  return [prompt, prompt2];
+export function words({ prompt, prompt2, prompt3 }: PictureWords): TextForEach {
+  return [prompt, prompt2, prompt3];
 }
 
 /** The same of what is drawn away from. */
-export function negativeWords({ negative = "", negative2 = negative }: PictureWords): TextForEach {
-  return [negative, negative2];
+export function negativeWords(picture: PictureWords): TextForEach {
+  const { negative = "", negative2 = negative, negative3 = negative } = picture;
+  return [negative, negative2, negative3];
 }
 
 /** In how many parts the words of a picture are encoded. */
@@ -77,8 +85,10 @@ export function partsOf(picture: PictureWords, encoders: TextEncoders, reading: 
 
 function textOf(encoded: readonly EncodedText[]): Conditions {
   const pooled = encoded.flatMap((one) => one.pooled ?? []);
+  const masks = encoded.flatMap((one) => one.mask ?? []);
   return {
     text: stacked(encoded.map(({ states }) => states)),
+    ...(masks.length > 0 ? { textMask: stacked(masks) } : {}),
     ...(pooled.length > 0 ? { textEmbeds: stacked(pooled) } : {}),
   };
 }

@@ -57,8 +57,10 @@ export async function* enlarged(
       ...{ image: draft, width, height, steps, strength: enlargeStrength },
       ...{ prompt: draft.prompt, count: 1, seeds: [draft.seed] },
       prompt2: request.prompt2 === undefined ? undefined : draft.prompt2,
+      prompt3: request.prompt3 === undefined ? undefined : draft.prompt3,
       negativePrompt: draft.negative,
       negativePrompt2: request.negativePrompt2 === undefined ? undefined : draft.negative2,
+      negativePrompt3: request.negativePrompt3 === undefined ? undefined : draft.negative3,
     };
     for await (const state of pass(again, options)) {
       yield { ...state, first: i, done: before + i * each + state.step, total };

@@ -3,6 +3,7 @@ import type { Tensor } from "../../graph/index.ts";
 import type { ControlNet } from "../../models/index.ts";
 import { chooseSampler } from "../choose-sampler.ts";
 import type { Part } from "../part-sessions.ts";
+import type { StoredModel } from "./model.ts";
 import type { ResolvedRequest } from "./pipeline-types.ts";
 import type { Colours } from "./preview.ts";
 import type { FieldOfSome, TextToImageRequest } from "./request.ts";
@@ -73,12 +74,26 @@ export interface Family {
   readonly colours: Colours | undefined;
 }
 
+/** A kind of models, as their folders are laid out. */
+export interface FamilyKind {
+  /** What model_index.json calls the network that denoises. */
+  readonly denoiser: "unet" | "transformer";
+  /** The text encoders that it has, of which each has a tokenizer, and the classes they may be of. */
+  readonly textEncoders: readonly {
+    readonly name: string;
+    readonly classes: readonly string[];
+    readonly optional?: boolean;
+  }[];
+  /** Builds the networks. Throws a UserError for parts that do not fit together. */
+  build(stored: StoredModel, about: { readonly factor: number }): FamilyParts;
+}
+
 /** What a family makes of a model's files. */
 export interface FamilyParts {
   readonly denoiser: Part;
   readonly textEncoders: readonly TextEncoder[];
   /** Undefined where none was given. */
-  readonly controlNet: Part<ControlNet> | undefined;
+  readonly controlNet?: Part<ControlNet>;
   readonly family: Family;
 }
 
@@ -88,8 +103,8 @@ export function bothSides(size: number | readonly number[]): Size {
 }
 
 /** The weight of classifier-free guidance that a request asks for; 1 is none. */
-export function contrastOf({ guidance: kind }: Family, { guidance }: ResolvedRequest): number {
-  return kind === "contrast" ? guidance : 1;
+export function contrastOf({ guidance: kind }: Family, { guidance, trueGuidance = 1 }: ResolvedRequest): number {
+  return kind === "contrast" ? guidance : trueGuidance;
 }
 
 /** The sampler of a request for latents of a size. */

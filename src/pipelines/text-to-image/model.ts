@@ -2,7 +2,7 @@ import type { SchedulerConfig } from "../../diffusion/index.ts";
 import type { HubOptions, JsonObject, TextTokenizer } from "../../io/index.ts";
 import type { AutoencoderKL, AutoencoderTiny, ControlNet } from "../../models/index.ts";
 import type { Part, PartWeights } from "../part-sessions.ts";
-import type { Family } from "./family.ts";
+import type { Family, FamilyKind } from "./family.ts";
 import type { TextEncoder } from "./text-encoder.ts";
 
 /** A part of a model as it lies on disk. */
@@ -25,6 +25,7 @@ export interface StoredModel {
   readonly path: string;
   /** The class of model_index.json. */
   readonly className: string;
+  readonly kind: FamilyKind;
   /** The denoising network. */
   readonly denoiser: StoredPart;
   readonly vae: StoredPart | undefined;
@@ -45,7 +46,7 @@ export interface TextToImageModel {
   readonly denoiser: Part;
   readonly vae: Part<AutoencoderKL | AutoencoderTiny>;
   readonly textEncoders: readonly TextEncoder[];
-  readonly controlNet: Part<ControlNet> | undefined;
+  readonly controlNet?: Part<ControlNet>;
   readonly scheduler: SchedulerConfig;
   /** Pixels per latent pixel, along each side. */
   readonly factor: number;

@@ -2,14 +2,13 @@ import { stat } from "node:fs/promises";
 import { UserError } from "../../core/errors.ts";
 import { isPipelineFolder, modelFolder } from "../../io/index.ts";
 import { autoencoderKL, autoencoderTiny } from "../../models/index.ts";
-import { stableDiffusion } from "./families/stable-diffusion.ts";
 import type { OpenModelOptions, StoredModel, StoredPart, TextToImageModel } from "./model.ts";
 import { storedFile } from "./stored-file.ts";
 import { storedFolder } from "./stored-folder.ts";
 
 /**
- * Opens a folder in diffusers' layout, or a single-file checkpoint, of a text-conditional U-Net, an autoencoder and CLIP
- * text encoders.
+ * Opens a folder in diffusers' layout, or a single-file checkpoint of Stable Diffusion: a denoising network, an autoencoder
+ * and text encoders.
  *
  * @param model a folder, a safetensors file, or `org/name` of the Hugging Face hub
  * @throws UserError that says what is there when it is something else, and what is missing
@@ -19,7 +18,7 @@ export async function openTextToImage(model: string, options: OpenModelOptions =
   if ((await stat(path)).isFile()) return assembled(await storedFile(path, options));
   if (!isPipelineFolder(path)) {
     throw new UserError(`${path} is no pipeline in diffusers' layout (it has no model_index.json).`, {
-      hint: "A folder with model_index.json, unet/, vae/, text_encoder/, tokenizer/ and scheduler/ is needed.",
+      hint: "A folder with model_index.json, unet/ or transformer/, vae/, text_encoder/, tokenizer/ and scheduler/ is needed.",
       field: "model",
     });
   }
@@ -31,11 +30,17 @@ function assembled(stored: StoredModel): TextToImageModel {
   const { path, className, scheduler, warnings } = stored;
   if (!stored.vae) throw new UserError(`${path} has no autoencoder.`, { hint: "Give one as `vae`.", field: "vae" });
   const vae = vaeOf(stored.vae);
-  const parts = stableDiffusion(stored, { factor: vae.factor });
+  const parts = stored.kind.build(stored, { factor: vae.factor });
   const { channels } = parts.family;
   if (vae.channels !== channels) {
     throw new UserError(`The autoencoder has ${vae.channels} latent channels, the denoising network ${channels}.`, {
       field: "vae",
+    });
+  }
+  if (stored.controlNet && !parts.controlNet) {
+    throw new UserError(`A control network was given; ${path}, a ${className}, has no use for one.`, {
+      hint: "Control networks are drawn with for Stable Diffusion 1.x, 2.x and XL.",
+      field: "controlNet",
     });
   }
   return { ...{ path, className, scheduler, warnings }, ...parts, vae: vae.part, factor: vae.factor };

@@ -16,25 +16,48 @@ const heightAndWidth = () => z.tuple([whole(0), whole(0)]);
 export const textToImageRequest = z.strictObject({
   prompt: texts().describe("what to draw; a list draws each"),
   negativePrompt: texts().optional().describe("what to draw away from, one for all prompts or one each"),
-  prompt2: texts().optional().describe("prompt for the second text encoder of SDXL (default: the prompt)"),
+  prompt2: texts().optional().describe("prompt for the second text encoder, where there are two (default: the prompt)"),
   negativePrompt2: texts().optional().describe("the same for the negative prompt"),
+  prompt3: texts().optional().describe("prompt for the third text encoder of Stable Diffusion 3 (default: the prompt)"),
+  negativePrompt3: texts().optional().describe("the same for the negative prompt"),
   width: pixels().optional().describe("in pixels (default: that of training, or of the image)"),
   height: pixels().optional().describe("in pixels (default: that of training, or of the image)"),
   count: whole(1).max(10_000).default(1).describe("pictures of each prompt"),
   seed: whole(0).default(0).describe("seed of the first picture; the others have the seeds that follow"),
   seeds: z.array(whole(0)).min(1).optional().describe("the seed of each picture, in the place of seed"),
-  steps: whole(1).optional().describe("steps from noise to picture (default: 50; 4 for latent consistency models)"),
+  steps: whole(1)
+    .optional()
+    .describe(
+      "steps from noise to picture (default: 50; 20 for PixArt, 28 for SD3 and FLUX.1, 4 for distilled models)",
+    ),
   sampler: z.enum(SAMPLER_NAMES).optional().describe("how to draw (default: the model's own scheduler)"),
   spread: z.enum(GRIDS).optional().describe("how the steps of a named sampler are spread"),
   eta: z.number().min(0).max(1).optional().describe("share of fresh noise in a step of ddim; 0 is deterministic"),
   originalSteps: whole(1).optional().describe("steps that a latent consistency model was distilled with"),
-  guidance: z.number().min(0).optional().describe("weight of the prompt; 1 is none (default: 7.5; 5 for SDXL)"),
+  guidance: z
+    .number()
+    .min(0)
+    .optional()
+    .describe(
+      "weight of the prompt; 1 is none (default: 7.5; 5 for SDXL, 4.5 for PixArt, 7 for SD3, 3.5 for FLUX.1 dev)",
+    ),
+  trueGuidance: z
+    .number()
+    .gt(1)
+    .optional()
+    .describe("weight with which FLUX.1 is led away from a negative prompt, beside the guidance that it is told"),
   guidanceRescale: z.number().min(0).max(1).default(0).describe("how much of the contrast guidance adds is taken back"),
   guidanceInterval: z
     .tuple([z.number().min(0), z.number().min(0)])
     .optional()
     .describe("guide only between these two noise levels, sigma per unit of signal"),
   weights: z.boolean().default(false).describe("read (word:1.3), (word) and [word] in prompts as weights"),
+  textLength: whole(1)
+    .max(512)
+    .optional()
+    .describe(
+      "tokens of a prompt that T5 sees (default: 120 PixArt-α, 300 PixArt-Σ, 256 SD3, 512 FLUX.1 dev, 256 schnell)",
+    ),
   chunks: z.boolean().default(false).describe("encode long prompts in parts, where otherwise their end is cut off"),
   clipSkip: whole(0).max(100).default(0).describe("last layers of the text encoder that are left out"),
   image: pictureInput().optional().describe("picture to start from"),
@@ -44,7 +67,9 @@ export const textToImageRequest = z.strictObject({
     .gt(0)
     .max(1)
     .optional()
-    .describe("how much of the image is drawn anew, above 0 to 1 (default: 0.8; 0.3 for SDXL; with a mask 1)"),
+    .describe(
+      "how much of the image is drawn anew, above 0 to 1 (default: 0.8, with a mask 1; 0.3 for SDXL, 0.6 for SD3 and FLUX.1)",
+    ),
   controlImage: pictureInput().optional().describe("picture that steers the control network (edges, depth, a pose …)"),
   controlScale: z.number().min(0).max(10).default(1).describe("how strongly the control network acts"),
   controlInterval: z
@@ -82,15 +107,18 @@ export type TextToImageRequestInput = z.input<typeof textToImageRequest>;
 export interface PictureWords {
   readonly prompt: string;
   readonly prompt2: string;
+  readonly prompt3: string;
   /** Undefined where none was given: SDXL then sees zeros. */
   readonly negative: string | undefined;
   readonly negative2: string | undefined;
+  readonly negative3: string | undefined;
   readonly seed: number;
 }
 
 /** Fields that not every kind of model has a use for. */
 const FIELDS_OF_SOME = [
-  ...(["prompt2", "negativePrompt2", "weights", "chunks", "clipSkip"] as const),
+  ...(["prompt2", "negativePrompt2", "prompt3", "negativePrompt3"] as const),
+  ...(["weights", "chunks", "textLength", "clipSkip", "trueGuidance"] as const),
   ...(["originalSize", "cropTopLeft", "targetSize"] as const),
   ...(["negativeOriginalSize", "negativeCropTopLeft", "negativeTargetSize"] as const),
 ];
@@ -98,7 +126,7 @@ export type FieldOfSome = (typeof FIELDS_OF_SOME)[number];
 
 /** Throws a UserError for fields that say nothing together, contradict each other or are for other models. */
 export function checkRequest(request: ResolvedRequest, model: TextToImageModel): void {
-  const { image, mask, strength, guidance } = request;
+  const { image, mask, strength } = request;
   const { family } = model;
   const need = (field: "mask" | "strength", value: unknown) => {
     if (value === undefined || image !== undefined) return;
@@ -125,8 +153,9 @@ export function checkRequest(request: ResolvedRequest, model: TextToImageModel):
     });
   }
   for (const field of FIELDS_OF_SOME) {
+    const value = request[field];
     // Where a field has a default, it is one that says nothing.
-    if (!request[field] || family.fields.includes(field)) continue;
+    if (value === undefined || value === false || value === 0 || family.fields.includes(field)) continue;
     throw new UserError(`\`${field}\` was given; this model has no use for it.`, { hint: "Leave it out.", field });
   }
   for (const [one, other] of [
@@ -137,14 +166,7 @@ export function checkRequest(request: ResolvedRequest, model: TextToImageModel):
     if (request[one] === undefined || request[other] !== undefined) continue;
     throw new UserError(`\`${one}\` was given without \`${other}\`.`, { hint: "Give both, or none.", field: one });
   }
-  for (const field of ["negativePrompt", "negativePrompt2"] as const) {
-    if (request[field] === undefined || contrastOf(family, request) > 1) continue;
-    const why = family.guidance === "told" ? "this model takes its guidance as a number" : `guidance is ${guidance}`;
-    throw new UserError(`\`${field}\` was given; it has no effect, since ${why}.`, {
-      hint: family.guidance === "told" ? "Leave it out." : "Leave it out, or raise guidance above 1.",
-      field,
-    });
-  }
+  checkGuidance(request, model);
   const { vaeTile } = request;
   if (vaeTile !== undefined && vaeTile % model.factor !== 0) {
     throw new UserError(`Tiles of ${vaeTile} pixels were asked for; they must be multiples of ${model.factor}.`, {
@@ -157,10 +179,46 @@ export function checkRequest(request: ResolvedRequest, model: TextToImageModel):
   }
 }
 
+/** Throws a UserError for what would have no effect because of how the model is guided. */
+function checkGuidance(request: ResolvedRequest, { family }: TextToImageModel): void {
+  const { guidance, trueGuidance, negativePrompt } = request;
+  const kind = family.guidance;
+  if (kind === "none" && guidance !== 1) {
+    throw new UserError(`\`guidance\` ${guidance} was given; this model is drawn with none.`, {
+      hint: "Leave it out.",
+      field: "guidance",
+    });
+  }
+  if (trueGuidance !== undefined && negativePrompt === undefined) {
+    throw new UserError("`trueGuidance` was given without `negativePrompt`.", {
+      hint: "Give the negative prompt too, which may be empty, or leave `trueGuidance` out.",
+      field: "trueGuidance",
+    });
+  }
+  if (contrastOf(family, request) > 1) return;
+  const takesTrueGuidance = family.fields.includes("trueGuidance");
+  const given = (["negativePrompt", "negativePrompt2", "negativePrompt3"] as const).filter((name) => request[name]);
+  // Without guidance there is nothing for these to act on; where it is 1 by choice, they are the request's leftovers.
+  const leftovers = kind === "contrast" ? [] : [...(request.guidanceRescale > 0 ? ["guidanceRescale"] : [])];
+  if (request.guidanceInterval && kind !== "contrast") leftovers.push("guidanceInterval");
+  for (const field of [...given, ...leftovers]) {
+    const why = {
+      contrast: `guidance is ${guidance}`,
+      told: "this model takes its guidance as a number",
+      none: "this model is drawn without guidance",
+    }[kind];
+    const wish = kind === "contrast" ? "raise guidance" : takesTrueGuidance ? "give `trueGuidance`" : undefined;
+    throw new UserError(`\`${field}\` was given; it has no effect, since ${why}.`, {
+      hint: wish ? `Leave it out, or ${wish} above 1.` : "Leave it out.",
+      field,
+    });
+  }
+}
+
 /** The pictures of a request, those of one prompt together. Throws a UserError for lists that do not fit together. */
 export function picturesOf(request: TextToImageRequest): PictureWords[] {
   const prompts = asList(request.prompt);
-  const each = (field: "negativePrompt" | "prompt2" | "negativePrompt2"): readonly string[] | undefined => {
+  const each = (field: `${"prompt" | "negativePrompt"}${2 | 3}` | "negativePrompt"): readonly string[] | undefined => {
     const given = request[field];
     if (!Array.isArray(given)) return given === undefined ? undefined : prompts.map(() => given as string);
     if (given.length === prompts.length) return given;
@@ -169,7 +227,9 @@ export function picturesOf(request: TextToImageRequest): PictureWords[] {
       field,
     });
   };
-  const [negatives, prompts2, negatives2] = [each("negativePrompt"), each("prompt2"), each("negativePrompt2")];
+  const negatives = each("negativePrompt");
+  const [prompts2, negatives2] = [each("prompt2"), each("negativePrompt2")];
+  const [prompts3, negatives3] = [each("prompt3"), each("negativePrompt3")];
   const total = prompts.length * request.count;
   const { seeds } = request;
   if (seeds && seeds.length !== total) {
@@ -184,8 +244,10 @@ export function picturesOf(request: TextToImageRequest): PictureWords[] {
     return {
       prompt: prompts[p]!,
       prompt2: prompts2?.[p] ?? prompts[p]!,
+      prompt3: prompts3?.[p] ?? prompts[p]!,
       negative,
       negative2: negatives2?.[p] ?? negative,
+      negative3: negatives3?.[p] ?? negative,
       seed: seeds?.[i] ?? request.seed + i,
     };
   });

@@ -2,6 +2,7 @@ import { UserError } from "../../core/errors.ts";
 import { openTokenizer, readModelFolder } from "../../io/index.ts";
 import type { OriginalComponent } from "../../models/index.ts";
 import { openSingleFile } from "../single-file.ts";
+import { stableDiffusion } from "./families/stable-diffusion.ts";
 import type { OpenModelOptions, StoredModel, StoredPart } from "./model.ts";
 
 /** CLIP's other text encoder, OpenCLIP, is padded with this token, which has id 0. */
@@ -36,6 +37,7 @@ export async function storedFile(
   return {
     path,
     className: `single file of Stable Diffusion ${family}`,
+    kind: stableDiffusion,
     denoiser: stored(parts.unet),
     vae: vae === undefined ? parts.vae && stored(parts.vae) : await readModelFolder(vae, { variant }),
     textEncoders: await Promise.all(

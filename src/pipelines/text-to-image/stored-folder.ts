@@ -8,14 +8,12 @@ import {
   readPipelineFolder,
   readSchedulerConfig,
 } from "../../io/index.ts";
+import { FAMILIES } from "./families/index.ts";
+import type { FamilyKind } from "./family.ts";
 import type { OpenModelOptions, StoredModel } from "./model.ts";
 
 /** Parts that change no picture. */
 const UNUSED = ["safety_checker", "feature_extractor", "image_encoder", "watermark"];
-const KNOWN = [
-  ...["unet", "vae", "controlnet", "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"],
-  ...UNUSED,
-];
 
 /** Reads a folder in diffusers' layout. UserErrors as of `openTextToImage`. */
 export async function storedFolder(
@@ -23,22 +21,21 @@ export async function storedFolder(
   { variant, vae, controlNet, scheduler }: OpenModelOptions,
 ): Promise<StoredModel> {
   const { className, components, options } = await readPipelineFolder(path);
-  checkComponents(path, className, components);
+  const kind = kindOf(path, className, components);
   const at = (name: string) => components.get(name)!.path;
   const read = (folder: string) => readModelFolder(folder, { variant });
-  const encoders = ["", "_2"].filter((suffix) => components.has(`text_encoder${suffix}`));
+  const encoders = kind.textEncoders.filter(({ name }) => components.has(name));
   const control = controlNet ?? components.get("controlnet")?.path;
   const safety = components.get("safety_checker");
   return {
-    path,
-    className,
-    denoiser: await read(at("unet")),
+    ...{ path, className, kind },
+    denoiser: await read(at(kind.denoiser)),
     vae: await read(vae ?? at("vae")),
     textEncoders: await Promise.all(
-      encoders.map(async (suffix) => ({
-        name: `text_encoder${suffix}`,
-        part: await read(at(`text_encoder${suffix}`)),
-        tokenizer: await openTokenizer(at(`tokenizer${suffix}`)),
+      encoders.map(async ({ name }) => ({
+        name,
+        part: await read(at(name)),
+        tokenizer: await openTokenizer(at(tokenizerOf(name))),
       })),
     ),
     controlNet: control === undefined ? undefined : await read(control),
@@ -49,26 +46,41 @@ export async function storedFolder(
   };
 }
 
-function checkComponents(path: string, className: string, components: ReadonlyMap<string, PipelineComponent>): void {
+const tokenizerOf = (encoder: string) => encoder.replace("text_encoder", "tokenizer");
+
+/** Which kind of model a folder lists the parts of. Throws a UserError for parts that it has not, and missing ones. */
+function kindOf(path: string, className: string, components: ReadonlyMap<string, PipelineComponent>): FamilyKind {
   const problem = (text: string, hint: string) =>
     new UserError(`${path} is a ${className}${text}.`, { hint, field: "model" });
-  const others = [...components.keys()].filter((name) => !KNOWN.includes(name));
-  const unet = components.get("unet");
-  if (others.length > 0 || unet?.className !== "UNet2DConditionModel") {
-    const parts = [...components].map(([name, component]) => `${name} (${component.className})`);
+  const denoiser = components.get("unet") ?? components.get("transformer");
+  const kind = Object.hasOwn(FAMILIES, denoiser?.className ?? "") ? FAMILIES[denoiser!.className]! : undefined;
+  const encoders = kind?.textEncoders.map(({ name }) => name) ?? [];
+  const known = [
+    kind?.denoiser,
+    "vae",
+    "controlnet",
+    "scheduler",
+    ...encoders,
+    ...encoders.map(tokenizerOf),
+    ...UNUSED,
+  ];
+  const listed = [...components].map(([name, component]) => `${name} (${component.className})`);
+  if (!kind || [...components.keys()].some((name) => !known.includes(name))) {
     throw problem(
-      ` of ${parts.join(", ")}`,
-      "Here Stable Diffusion is needed: a UNet2DConditionModel, a VAE and CLIP text encoders.",
+      ` of ${listed.join(", ")}`,
+      `Here Stable Diffusion, PixArt or FLUX.1 is needed: a ${Object.keys(FAMILIES).join(", ")}, a VAE and text encoders.`,
     );
   }
-  const encoders = ["text_encoder", "text_encoder_2"].filter((name) => components.has(name));
-  for (const name of encoders) {
-    const { className: encoder } = components.get(name)!;
-    if (encoder.startsWith("CLIPText")) continue;
-    throw problem(` with a ${encoder}`, "Its text encoders must be CLIPTextModel or CLIPTextModelWithProjection.");
+  for (const { name, classes, optional } of kind.textEncoders) {
+    const encoder = components.get(name)?.className;
+    if (encoder === undefined && !optional) throw problem(` without a ${name}`, `It needs a ${classes.join(" or ")}.`);
+    if (encoder === undefined || classes.includes(encoder)) continue;
+    throw problem(` with a ${encoder}`, `Its ${name} must be a ${classes.join(" or ")}.`);
   }
-  if (encoders.length === 0) throw problem(" without a text encoder", "It needs text_encoder or text_encoder_2.");
-  for (const name of ["vae", "scheduler", ...encoders.map((encoder) => encoder.replace("text_encoder", "tokenizer"))]) {
+  const given = encoders.filter((name) => components.has(name));
+  if (given.length === 0) throw problem(" without a text encoder", `It needs ${encoders.join(" or ")}.`);
+  for (const name of ["vae", "scheduler", ...given.map(tokenizerOf)]) {
     if (!components.has(name)) throw problem(` without a ${name}`, `List it in ${join(path, "model_index.json")}.`);
   }
+  return kind;
 }

@@ -1,8 +1,8 @@
 import { UserError } from "../../core/errors.ts";
-import { int64 } from "../../core/host-tensor.ts";
+import { float32, int64 } from "../../core/host-tensor.ts";
 import type { Tensor } from "../../graph/index.ts";
-import type { TextTokenizer } from "../../io/index.ts";
-import { type ClipText, clipText, clipTextWithProjection } from "../../models/index.ts";
+import type { EncodedPrompt, TextTokenizer } from "../../io/index.ts";
+import { type ClipText, clipText, clipTextWithProjection, t5Encoder } from "../../models/index.ts";
 import type { Part, PartJob } from "../part-sessions.ts";
 import type { StoredTextEncoder } from "./model.ts";
 import { type PromptReading, type ReadPrompt, type TokenChunk, tokenChunks } from "./token-chunks.ts";
@@ -11,6 +11,8 @@ import { type PromptReading, type ReadPrompt, type TokenChunk, tokenChunks } fro
 export interface TextEncoder {
   readonly part: Part;
   readonly tokenizer: TextTokenizer;
+  /** How wide its results are. */
+  readonly width: { readonly states: number; readonly pooled?: number };
   /** A text as the encoder takes it. */
   read(text: string, reading?: PromptReading): ReadPrompt;
   /** Asks for the `states` [1, tokens, width] of a chunk and, where the encoder has one, its `pooled` form [1, width]. */
@@ -25,14 +27,15 @@ export function clipEncoder(
   { name, part: stored, tokenizer }: StoredTextEncoder,
   { penultimate }: { readonly penultimate: boolean },
 ): TextEncoder {
-  const build = stored.className === "CLIPTextModelWithProjection" ? clipTextWithProjection : clipText;
-  const network = build(stored.config);
-  const { max_position_embeddings: positions } = network.config;
+  const projected = stored.className === "CLIPTextModelWithProjection";
+  const network = (projected ? clipTextWithProjection : clipText)(stored.config);
+  const { max_position_embeddings: positions, hidden_size: states, projection_dim: projection } = network.config;
   // Tokens that the encoder has positions for, or fewer where its tokenizer says so.
   const length = Math.min(tokenizer.maxLength ?? positions, positions);
   return {
     part: { name, network, weights: stored.weights },
     tokenizer,
+    width: { states, pooled: projected ? projection : states },
     read: (text, reading) => tokenChunks({ tokenizer, length }, text, reading),
     job: ({ ids }, { clipSkip = 0 }) => {
       const layer = layerOf(network, clipSkip, penultimate);
@@ -48,6 +51,45 @@ export function clipEncoder(
         },
       };
     },
+  };
+}
+
+export interface T5Options {
+  /** Tokens of a text, where a request does not say. */
+  readonly length: number;
+  /** Padding is not seen: neither by the encoder nor by who reads its states. */
+  readonly masked?: boolean;
+  /** What is done to a text first. */
+  readonly prepare?: (text: string) => string;
+}
+
+/** T5's encoder (Raffel et al. 2020): a text is cut and padded to one length. */
+export function t5TextEncoder(
+  { name, part: stored, tokenizer }: StoredTextEncoder,
+  { length, masked = false, prepare = (text) => text }: T5Options,
+): TextEncoder {
+  const network = t5Encoder(stored.config);
+  return {
+    part: { name, network, weights: stored.weights },
+    tokenizer,
+    width: { states: network.config.d_model },
+    read(text, { textLength = length } = {}) {
+      const chunkOf = ({ ids, used }: EncodedPrompt): TokenChunk => ({
+        ids,
+        mask: masked ? ids.map((_, i) => (i < used ? 1 : 0)) : undefined,
+      });
+      const encoded = tokenizer.encodePadded(prepare(text), textLength);
+      const empty = chunkOf(tokenizer.encodePadded("", textLength));
+      return { chunks: [chunkOf(encoded)], empty, dropped: encoded.dropped };
+    },
+    job: ({ ids, mask }) => ({
+      name: "states",
+      feeds: {
+        ids: int64([1, ids.length], ids),
+        ...(mask ? { mask: float32([1, mask.length], mask) } : {}),
+      },
+      graph: (inputs: Readonly<Record<string, Tensor>>) => ({ states: network(inputs.ids!, inputs.mask).last }),
+    }),
   };
 }
 

@@ -11,6 +11,8 @@ export interface EncodedText {
   readonly states: Samples;
   /** [1, width], where there is one. */
   readonly pooled?: Samples;
+  /** Which tokens count, [1, tokens] of 1 and 0; without it all of them. */
+  readonly mask?: Samples;
 }
 
 /** What was cut off a prompt because a text encoder has no positions for it. */
@@ -61,8 +63,9 @@ export function textEncoders(
     const { part, job } = encoders[i]!;
     const change = options.change?.(part.name);
     const { states, ...others } = await sessions[i]!.run(job(chunk, options), { signal: options.signal, change });
-    const { weights } = chunk;
-    return { ...others, states: weights ? weighted(states as Samples, weights) : (states as Samples) };
+    const { weights, mask } = chunk;
+    const seen = mask && { mask: float32([1, mask.length], mask) };
+    return { ...others, ...seen, states: weights ? weighted(states as Samples, weights) : (states as Samples) };
   };
   const encodeWith = async (i: number, text: string, options: TextOptions): Promise<EncodedText> => {
     const { chunks, empty } = encoders[i]!.read(text, options);
@@ -77,7 +80,7 @@ export function textEncoders(
       const changes = encoders.map(({ part }) => options.change?.(part.name)?.key ?? "");
       const key = JSON.stringify([
         encoders.map((_, i) => textFor(texts, i)),
-        ...[options.clipSkip ?? 0, options.weights, options.chunks, options.parts ?? 1, changes],
+        ...[options.clipSkip ?? 0, options.weights, options.chunks, options.textLength, options.parts ?? 1, changes],
       ]);
       const encoded =
         known.get(key) ??
@@ -136,8 +139,14 @@ export function sideBySide(states: readonly Samples[]): Samples {
 /** Tensors [1, tokensₖ, width] as one [1, Σ tokensₖ, width]. */
 export function oneAfterAnother(states: readonly Samples[]): Samples {
   if (states.length === 1) return states[0]!;
-  const { data, shape } = stacked(states);
-  return float32([1, states.length * shape[1]!, shape[2]!], data);
+  const width = states[0]!.shape[2]!;
+  const data = new Float32Array(states.reduce((sum, { data: own }) => sum + own.length, 0));
+  let at = 0;
+  for (const { data: own } of states) {
+    data.set(own, at);
+    at += own.length;
+  }
+  return float32([1, data.length / width, width], data);
 }
 
 /**

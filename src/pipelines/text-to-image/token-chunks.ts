@@ -8,13 +8,17 @@ export interface PromptReading {
   readonly weights?: boolean;
   /** Encodes longer texts in several parts, where otherwise their end is cut off. */
   readonly chunks?: boolean;
+  /** Tokens that T5 sees; default: those of the model. */
+  readonly textLength?: number;
 }
 
-/** As many tokens as a text encoder takes: start, text, end, padding. */
+/** As many tokens as a text encoder takes: text, end, padding; CLIP's have a start. */
 export interface TokenChunk {
   readonly ids: readonly number[];
   /** Of each token; undefined where all are 1. */
-  readonly weights: readonly number[] | undefined;
+  readonly weights?: readonly number[];
+  /** 1 for each token and 0 for padding, where that is not to be seen. */
+  readonly mask?: readonly number[];
 }
 
 /** A text as its encoder takes it. */

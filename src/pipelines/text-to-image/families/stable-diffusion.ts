@@ -2,7 +2,7 @@ import { UserError } from "../../../core/errors.ts";
 import { concat, type Tensor } from "../../../graph/index.ts";
 import { type UNet2DCondition, unet2dCondition } from "../../../models/index.ts";
 import { controlNetFor, residualInputs } from "../control.ts";
-import { bothSides, type Family, type FamilyParts, type Size } from "../family.ts";
+import { bothSides, type Family, type FamilyKind, type FamilyParts, type Size } from "../family.ts";
 import type { StoredModel } from "../model.ts";
 import { COLOURS } from "../preview.ts";
 import type { FieldOfSome, TextToImageRequest } from "../request.ts";
@@ -22,11 +22,19 @@ const SIZES = [
   ...(["negativeOriginalSize", "negativeCropTopLeft", "negativeTargetSize"] as const),
 ];
 
+const CLIP = ["CLIPTextModel", "CLIPTextModelWithProjection"];
+
 /**
  * Stable Diffusion 1.x, 2.x, XL and its refiner, latent consistency models: a text-conditional U-Net and one or two CLIP
  * text encoders.
  */
-export function stableDiffusion(stored: StoredModel, { factor }: { readonly factor: number }): FamilyParts {
+export const stableDiffusion: FamilyKind = {
+  denoiser: "unet",
+  textEncoders: ["text_encoder", "text_encoder_2"].map((name) => ({ name, classes: CLIP, optional: true })),
+  build,
+};
+
+function build(stored: StoredModel, { factor }: { readonly factor: number }): FamilyParts {
   const { path, aestheticScore, zerosForEmptyPrompt } = stored;
   const unet = unet2dCondition(stored.denoiser.config);
   const { in_channels: inputs, out_channels: channels, sample_size: trained, time_cond_proj_dim: told } = unet.config;
