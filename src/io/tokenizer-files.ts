@@ -3,6 +3,7 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { UserError } from "../core/errors.ts";
 import { type JsonObject, readJsonObject } from "./json-file.ts";
+import { sentencePieceTokenizer } from "./sentencepiece.ts";
 
 /** A token that is not made of others. Where it is `normalized`, it is looked for after lower-casing and the like. */
 export interface SpecialToken {
@@ -26,9 +27,9 @@ const FIELDS = { start: "bos_token", end: "eos_token", unknown: "unk_token", pad
 
 /**
  * Reads a tokenizer folder. Where there is no `tokenizer.json`, one is made of `vocab.json` and `merges.txt` as
- * transformers' `CLIPTokenizer` has it.
+ * transformers' `CLIPTokenizer` has it, or of `spiece.model` as its `T5Tokenizer` has it.
  *
- * @throws UserError for a folder that has neither
+ * @throws UserError for a folder that has none of them
  */
 export async function readTokenizerFiles(
   folder: string,
@@ -38,23 +39,26 @@ export async function readTokenizerFiles(
     existsSync(join(folder, name)) ? readJsonObject(join(folder, name)) : {};
   const config = await optional("tokenizer_config.json");
   const found = specialTokens(config, await optional("special_tokens_map.json"));
-  const own = padding === undefined ? undefined : { content: padding, normalized: false };
+  const own = padding === undefined ? undefined : special(padding);
   const specials = own ? { ...found, padding: own } : found;
   if (existsSync(join(folder, "tokenizer.json"))) {
     const json = await readJsonObject(join(folder, "tokenizer.json"));
     return { folder, json: own ? withSpecialToken(json, own) : json, config, specials };
   }
-  const [vocabulary, merges] = ["vocab.json", "merges.txt"].map((name) => join(folder, name)) as [string, string];
+  const [vocabulary, merges, pieces] = ["vocab.json", "merges.txt", "spiece.model"].map((name) =>
+    join(folder, name),
+  ) as [...[string, string, string]];
+  if (existsSync(pieces)) {
+    const end = specials.end?.content ?? "</s>";
+    const gaps = typeof config.extra_ids === "number" ? config.extra_ids : undefined;
+    const json = sentencePieceTokenizer(await readFile(pieces), { path: pieces, end, gaps });
+    const known = { end: special(end), padding: special("<pad>"), unknown: special("<unk>") };
+    return { folder, json, config, specials: { ...known, ...specials } };
+  }
   if (!existsSync(vocabulary) || !existsSync(merges)) {
-    const sentencepiece = existsSync(join(folder, "spiece.model"));
-    throw new UserError(
-      `${folder} has no tokenizer.json, nor vocab.json and merges.txt${sentencepiece ? ", only spiece.model" : ""}.`,
-      {
-        hint: sentencepiece
-          ? "Save it in Python with `AutoTokenizer.from_pretrained(folder).save_pretrained(folder)`, which writes one."
-          : "A tokenizer folder of a CLIP text encoder holds them.",
-      },
-    );
+    throw new UserError(`${folder} has no tokenizer.json, nor vocab.json and merges.txt, nor spiece.model.`, {
+      hint: "A tokenizer folder of a CLIP or T5 text encoder holds one of them.",
+    });
   }
   const class_ = config.tokenizer_class;
   if (typeof class_ === "string" && !class_.startsWith("CLIPTokenizer")) {
@@ -66,12 +70,14 @@ export async function readTokenizerFiles(
   return { folder, json, config, specials };
 }
 
+const special = (content: string): SpecialToken => ({ content, normalized: false });
+
 /** In the older layout, which has the map, the map goes first: Stable Diffusion 2.1 has its padding token only there. */
 function specialTokens(config: JsonObject, map: JsonObject): TokenizerFiles["specials"] {
   const found: Partial<Record<keyof typeof FIELDS, SpecialToken>> = {};
   for (const [name, field] of Object.entries(FIELDS) as [keyof typeof FIELDS, string][]) {
     const value = map[field] ?? config[field];
-    if (typeof value === "string") found[name] = { content: value, normalized: false };
+    if (typeof value === "string") found[name] = special(value);
     else if (typeof value === "object" && value !== null && typeof (value as SpecialToken).content === "string") {
       found[name] = value as SpecialToken;
     }
