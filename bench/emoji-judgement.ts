@@ -1,7 +1,7 @@
 /**
  * Whether a text-to-image model answers to words, measured with emoji: it draws pictures for the labels of training
  * pictures at some weights of the prompt, and the retrieval model of models/emoji-retrieval judges them.
- * `npx tsx bench/emoji-judgement.ts <pipeline folder> [options]`
+ * `npx tsx bench/emoji-judgement.ts [pipeline folder] [options]`
  *
  * Prints a JSON line for each weight and appends it to the output file; what that file has already is not drawn again, so
  * the measurement can be stopped and continued.
@@ -29,7 +29,7 @@ const number = (text: string) => {
 const numbers = (text: string) => text.split(",").map(number);
 
 const command = new Command("emoji-judgement")
-  .argument("<folder>", "a text-to-image pipeline in diffusers' layout")
+  .argument("[folder]", "a text-to-image pipeline in diffusers' layout; without one, real pictures are judged alone")
   .option("--guidance <list>", "weights of the prompt", numbers, [1, 3, 5, 7.5])
   .option("--pictures <n>", "pictures for each weight, as many for each caption", number, 200)
   .option("--captions <n>", "labels of training pictures, chosen by the seed", number, 100)
@@ -67,31 +67,31 @@ interface Flags {
 
 const flags = command.opts<Flags>();
 try {
-  await measure(command.args[0]!);
+  await measure(command.args[0]);
 } catch (error) {
   if (!(error instanceof UserError)) throw error;
   process.stderr.write(`${error.message}\n`);
   process.exitCode = 2;
 }
 
-async function measure(folder: string): Promise<void> {
+async function measure(folder: string | undefined): Promise<void> {
   const { pictures, captions, seed, sampler, steps, split, skins, threads, sheet, sheetGuidance } = flags;
   if (pictures % captions !== 0) {
     throw new UserError(`${pictures} pictures cannot be drawn of ${captions} captions, as many of each.`);
   }
   const comparison: EmojiComparison = {
-    ...{ judge: await digestOfFolder(flags.judge), model: await digestOfFolder(folder) },
+    ...{ judge: await digestOfFolder(flags.judge), model: folder ? await digestOfFolder(folder) : "" },
     ...{ pictures, captions, seed, sampler, steps, trainedOn: `${split}${skins ? ", with skin tones" : ""}` },
   };
   const rows = (await readLines<EmojiRow>(flags.out)).filter((row) => belongsTo(row, comparison));
   const measured = (guidance: number) => rows.some((row) => row.guidance === guidance);
   const forSheet = (guidance: number) => sheet !== undefined && guidance === sheetGuidance && !existsSync(sheet);
-  const todo = flags.guidance.filter((guidance) => !measured(guidance) || forSheet(guidance));
-  process.stderr.write(`${rows.length} weights are measured, ${todo.length} to draw\n`);
+  const todo = folder ? flags.guidance.filter((guidance) => !measured(guidance) || forSheet(guidance)) : [];
+  if (folder) process.stderr.write(`${rows.length} weights are measured, ${todo.length} to draw\n`);
 
   const judge = await openCaptionRetrieval(flags.judge, { threads });
   const reference = await emojiReference(judge, { captions, pictures, seed, split, skins });
-  const pipe = await pipeline("text-to-image", folder, { threads });
+  const pipe = folder ? await pipeline("text-to-image", folder, { threads }) : undefined;
   const size = judge.config.image_size;
   const each = pictures / captions;
   const asked = Uint32Array.from({ length: pictures }, (_, i) => Math.floor(i / each));
@@ -99,7 +99,7 @@ async function measure(folder: string): Promise<void> {
     for (const guidance of todo) {
       const started = performance.now();
       const request = { prompt: [...reference.captions], count: each, seed, steps, sampler, guidance };
-      const drawn = await pipe.generate({ ...request, batch: flags.batch });
+      const drawn = await pipe!.generate({ ...request, batch: flags.batch });
       const seconds = Number(((performance.now() - started) / 1000).toFixed(1));
       const images = await inSize(drawn, size);
       const { alignment, distances, nearness } = await judged(images, asked, reference);
@@ -117,7 +117,7 @@ async function measure(folder: string): Promise<void> {
     }
   } finally {
     await judge.close();
-    await pipe.close();
+    await pipe?.close();
   }
   const table = emojiTable(rows, reference.real);
   process.stderr.write(`\n${table}\n`);

@@ -1,5 +1,7 @@
+import { readFile } from "node:fs/promises";
+import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
-import { belongsTo, type EmojiRow, emojiTable, type RealEmoji } from "../bench/emoji-table.ts";
+import { belongsTo, type EmojiRow, emojiTable, type RealEmoji, withEmojiTable } from "../bench/emoji-table.ts";
 import { neighbourSheet } from "../bench/neighbour-sheet.ts";
 import { type Jitter, jittered } from "../bench/picture-jitter.ts";
 import { hostTensor } from "../src/core/host-tensor.ts";
@@ -38,6 +40,13 @@ describe("the table of judgements", () => {
       "| *chance* | 1 % | 5 % | 10 % | | | | | |",
     ]);
     for (const line of lines.slice(-7)) expect(line.split("|")).toHaveLength(lines.at(-6)!.split("|").length);
+  });
+
+  test("shows real pictures before anything is drawn, in the page that is there for it", async () => {
+    const page = await readFile(fileURLToPath(new URL("../docs/text-alignment.md", import.meta.url)), "utf8");
+    const written = withEmojiTable(page, emojiTable([], real));
+    expect(written).toContain("| *real, trained on* | 99 % |");
+    expect(withEmojiTable(written, "| other |")).toBe(withEmojiTable(page, "| other |"));
   });
 
   test("holds only what one model drew under one judge in the same way", () => {

@@ -6,14 +6,16 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { UserError } from "../core/errors.ts";
 import { float32, hostTensor } from "../core/host-tensor.ts";
 import { seeded } from "../core/random.ts";
+import { type Dataset, emoji, picturesAt } from "../data/index.ts";
 import { input } from "../graph/index.ts";
-import { openTokenizer, writeModelFolder } from "../io/index.ts";
+import { openTokenizer, tensorFromImages, writeModelFolder } from "../io/index.ts";
 import { initialize } from "../models/index.ts";
 import { adamwScalars, packed, unpacked } from "../optim/index.ts";
 import { openSession } from "../runtime/index.ts";
 import { scalarFeeds, trainingStep } from "../train/index.ts";
 import {
   CAPTION_RETRIEVAL,
+  type CaptionRetrieval,
   captionRetrievalNetwork,
   contrastiveLoss,
   judgeAlignment,
@@ -22,6 +24,80 @@ import {
 } from "./index.ts";
 
 const TOKENIZER = fileURLToPath(new URL("../../test/fixtures/reference/pipelines/sd15/tokenizer", import.meta.url));
+
+describe("the retrieval model of the repository", () => {
+  let model: CaptionRetrieval;
+  let real: Dataset;
+  beforeAll(async () => {
+    model = await openCaptionRetrieval(undefined, { threads: 1 });
+    real = await emoji({ size: 64 });
+  });
+  afterAll(() => model.close());
+
+  test("finds the captions of 100 real pictures: 95 % first of the 100, all but one among the first 10", async () => {
+    const chosen = seeded(7).permutation(real.count).subarray(0, 100);
+    const judged = await judgeAlignment(model, tensorFromImages(picturesAt(real, chosen)), {
+      captions: Array.from(chosen, (i) => real.captions![i]![0]!),
+      asked: chosen.map((_, i) => i),
+    });
+    expect(judged).toMatchObject({ count: 100, among: 100 });
+    expect(judged.top1).toBeGreaterThanOrEqual(0.95);
+    expect(judged.top10).toBeGreaterThanOrEqual(0.99);
+  });
+
+  test("finds nothing in noise", async () => {
+    const captions = real.captions!.slice(0, 100).map(([label]) => label!);
+    const noise = seeded(1).uniform([100, 3, 64, 64], { low: -1, high: 1 });
+    const { top10 } = await judgeAlignment(model, noise, { captions, asked: captions.map((_, i) => i) });
+    expect(top10).toBeLessThan(0.25);
+  });
+
+  test("knows a thing by what it is called in other words than its label", async () => {
+    const labels = real.captions!.map(([label]) => label);
+    const pictures = ["red heart", "green heart", "snail", "volcano"].map((label) => labels.indexOf(label));
+    const { embeddings: seen } = await model.see(tensorFromImages(picturesAt(real, pictures)));
+    const said = await model.read(["a red heart", "a green heart", "a snail, animal", "mountain, eruption"]);
+    const width = model.config.projection_dim;
+    const similarity = (i: number, j: number) => {
+      let dot = 0;
+      for (let n = 0; n < width; n++) dot += seen.data[i * width + n]! * said.data[j * width + n]!;
+      return dot;
+    };
+    for (let i = 0; i < 4; i++) {
+      const similarities = [0, 1, 2, 3].map((j) => similarity(i, j));
+      expect(similarities.indexOf(Math.max(...similarities))).toBe(i);
+    }
+  });
+
+  test("sees every picture apart from those it comes with, and gives unit vectors", async () => {
+    const all = tensorFromImages(
+      picturesAt(
+        real,
+        Array.from({ length: 70 }, (_, i) => i),
+      ),
+    );
+    const size = 3 * 64 * 64;
+    const alone = float32([1, 3, 64, 64], all.data.slice(69 * size));
+    const [together, single] = [await model.see(all), await model.see(alone)];
+    for (const name of ["features", "embeddings"] as const) {
+      const width = together[name].shape[1]!;
+      const last = together[name].data.slice(69 * width);
+      expect(last.length).toBe(width);
+      last.forEach((value, i) => {
+        expect(value).toBeCloseTo(single[name].data[i]!, 4);
+      });
+    }
+    expect(together.features.shape).toEqual([70, model.config.features]);
+    expect(Math.hypot(...single.embeddings.data)).toBeCloseTo(1, 5);
+  });
+
+  test("refuses pictures of another size and captions that are too long", async () => {
+    await expect(model.see(float32([1, 3, 32, 32], new Float32Array(3072)))).rejects.toThrow(
+      "Pictures of shape [1, 3, 32, 32] were given; the model takes [n, 3, 64, 64].",
+    );
+    await expect(model.read(["cat ".repeat(80)])).rejects.toThrow(/has 82 tokens; at most 32 are accepted/);
+  });
+});
 
 describe("a retrieval model of one's own", () => {
   let folder: string;
