@@ -1,4 +1,10 @@
-export { type Batch, type Batches, batches } from "./batches.ts";
+export {
+  type Batch,
+  type Batches,
+  type BatchImages,
+  type BatchOptions,
+  batches,
+} from "./batches.ts";
 export { cacheFolder } from "./cache.ts";
 export {
   type Dataset,
@@ -15,7 +21,18 @@ export { findImages } from "./find-images.ts";
 export type { CaptionSource } from "./folder-captions.ts";
 export { type IdxArray, type IdxOptions, idxFiles, parseIdx, readIdx } from "./idx-files.ts";
 export { type ImageFolderOptions, imageFolder } from "./image-folder.ts";
-export { type LatentBatch, type LatentDataset, latentBatches } from "./latents.ts";
+export { type LatentIndex, type LatentScaling, readLatentIndex, rescaleLatents } from "./latent-format.ts";
+export { type LatentDescription, type LatentShard, type LatentWriter, latentWriter } from "./latent-writer.ts";
+export {
+  type LatentBatch,
+  type LatentDataset,
+  latentBatches,
+  type MeasuredScaling,
+  measureScaling,
+  openLatents,
+  openShards,
+} from "./latents.ts";
+export { mirror } from "./mirror.ts";
 export {
   FASHION_CLASSES,
   type MnistOptions,

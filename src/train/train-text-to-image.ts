@@ -1,12 +1,11 @@
 import { join } from "node:path";
 import { UserError } from "../core/errors.ts";
-import { type Dataset, learnVocabulary } from "../data/index.ts";
-import { readJsonObject, writeJsonObject } from "../io/index.ts";
+import { type Dataset, learnVocabulary, openLatents } from "../data/index.ts";
 import { trainAutoencoder } from "./autoencoder.ts";
 import { openAutoencoder } from "./autoencoder-session.ts";
 import type { Condition } from "./condition.ts";
 import { splitDataset } from "./dataset.ts";
-import { encodeDataset } from "./encode.ts";
+import { encodeDataset, recordScaling } from "./encode.ts";
 import { frozenText } from "./frozen-text.ts";
 import { denoiserFor, latentDenoisingTask } from "./latent-denoising.ts";
 import { openLatentPreview } from "./latent-preview.ts";
@@ -54,22 +53,23 @@ export async function trainTextToImage(
 
   const made = await autoencoderOf(recipe, data, control("autoencoder"));
   if (made.stopped) return made.stopped;
-  const autoencoder = await openAutoencoder(made.folder, recipe);
+  const { device, threads } = recipe;
+  const out = join(recipe.run, "latents");
+  await encodeDataset(data.training, {
+    ...{ autoencoder: made.folder, out, device, threads, signal },
+    onProgress: ({ done, total }) => onEvent?.({ kind: "encoded", stage: "encoding", done, total }),
+  });
+  const latents = await openLatents(out);
   try {
-    const latents = await encodeDataset(data.training, autoencoder, {
-      signal,
-      onProgress: (done, total) => onEvent?.({ kind: "encoded", stage: "encoding", done, total }),
-    });
-    await recordScale(made.folder, latents);
-    const { device, threads } = recipe;
+    await recordScaling(made.folder, latents);
     const stage = { ...recipe.denoiser, device, threads, run: join(recipe.run, "denoiser") };
     const condition = await conditionOf(recipe, latents.captions!, { signal, onEvent });
     const denoiser = denoiserFor(stage, latents, condition);
     const parts = { latents, condition, denoiser };
     const model = join(recipe.run, "model");
-    const scaled = await openAutoencoder(made.folder, recipe);
+    const autoencoder = await openAutoencoder(made.folder, recipe);
     const task = latentDenoisingTask(stage, parts, {
-      preview: (weights) => openLatentPreview(stage, parts, scaled, weights),
+      preview: (weights) => openLatentPreview(stage, parts, autoencoder, weights),
       async write(weights) {
         await writeTextToImage(model, stage, { denoiser, condition, autoencoder: made.folder }, weights);
         return model;
@@ -78,10 +78,10 @@ export async function trainTextToImage(
     try {
       return await runTask(stage, task, control("denoiser"));
     } finally {
-      await scaled.close();
+      await autoencoder.close();
     }
   } finally {
-    await autoencoder.close();
+    latents.close();
   }
 }
 
@@ -102,17 +102,6 @@ async function autoencoderOf(
     { ...control, data: { training: { ...training, flip: autoencoder.flip }, heldOut } },
   );
   return { folder: result.model, ...(result.ended === "stopped" ? { stopped: result } : {}) };
-}
-
-/** Writes the measured scale into the autoencoder's configuration, where pipelines look for it. */
-async function recordScale(
-  folder: string,
-  { scalingFactor, shiftFactor }: { readonly scalingFactor: number; readonly shiftFactor: number },
-): Promise<void> {
-  const path = join(folder, "config.json");
-  const config = await readJsonObject(path);
-  const shift = shiftFactor === 0 ? (config.shift_factor ?? null) : shiftFactor;
-  await writeJsonObject(path, { ...config, scaling_factor: scalingFactor, shift_factor: shift });
 }
 
 /** What turns captions into conditions. */
