@@ -4,6 +4,7 @@ import { compareCommand } from "./compare.ts";
 import { type Console, consoleOn } from "./console.ts";
 import { demoCommand } from "./demo.ts";
 import { demoEmojiCommand } from "./demo-emoji.ts";
+import { encodeCommand } from "./encode.ts";
 import { exportCommand } from "./export.ts";
 import { generateCommand } from "./generate.ts";
 import { infoCommand } from "./info.ts";
@@ -19,6 +20,7 @@ export type Register = (program: Command, io: Console) => void;
 
 const COMMANDS: readonly Register[] = [
   trainCommand,
+  encodeCommand,
   sampleCommand,
   generateCommand,
   infoCommand,

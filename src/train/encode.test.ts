@@ -2,12 +2,11 @@ import { mkdtemp, readFile, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { smallAutoencoderFolder } from "../../test/small-autoencoder.ts";
 import { smallDataset } from "../../test/train-small-data.ts";
-import type { HostTensor } from "../core/host-tensor.ts";
 import { seeded } from "../core/random.ts";
 import { type Dataset, imagesAt, openLatents } from "../data/index.ts";
-import { convertFloat, readJsonObject, writeModelFolder } from "../io/index.ts";
-import { autoencoderKL, initialize } from "../models/index.ts";
+import { convertFloat, readJsonObject } from "../io/index.ts";
 import { openAutoencoder } from "./autoencoder-session.ts";
 import { type EncodeOptions, type EncodeResult, encodeDataset, recordScaling } from "./encode.ts";
 
@@ -20,27 +19,10 @@ const dataset: Dataset = { ...smallDataset({ channels: 3, classes: 3, flip: true
 
 beforeAll(async () => {
   root = await mkdtemp(join(tmpdir(), "allegory-encode-"));
-  autoencoder = await autoencoderFolder("autoencoder", {});
+  autoencoder = await smallAutoencoderFolder(join(root, "autoencoder"), {});
   whole = await encode({ threads: 2, shift: true });
 }, 60_000);
 afterAll(() => rm(root, { recursive: true, force: true }));
-
-/** A folder of a tiny autoencoder with random weights, the same but for what `change` makes of them. */
-async function autoencoderFolder(
-  name: string,
-  { change = () => {}, config = {} }: { change?: (name: string, values: Float32Array) => void; config?: object },
-): Promise<string> {
-  const network = autoencoderKL({
-    ...{ block_out_channels: [8, 12], down_block_types: ["DownEncoderBlock2D", "DownEncoderBlock2D"] },
-    ...{ up_block_types: ["UpDecoderBlock2D", "UpDecoderBlock2D"], norm_num_groups: 4, layers_per_block: 1 },
-    ...{ latent_channels: 2, scaling_factor: 1, ...config },
-  });
-  const tensors = new Map<string, HostTensor>(initialize(network, seeded(4)));
-  for (const [key, tensor] of tensors) change(key, tensor.data as Float32Array);
-  const folder = join(root, name);
-  await writeModelFolder(folder, { className: "AutoencoderKL", config: network.config, tensors });
-  return folder;
-}
 
 let outs = 0;
 const encode = (change: Partial<EncodeOptions> = {}, data = dataset) =>
@@ -100,11 +82,11 @@ describe("encoding a data set", () => {
     const change = (name: string, values: Float32Array) => {
       if (name === "encoder.conv_in.weight") values[0]! += 0.01;
     };
-    const encoder = await autoencoderFolder("other-encoder", { change });
+    const encoder = await smallAutoencoderFolder(join(root, "other-encoder"), { change });
     await expect(encode({ out, autoencoder: encoder })).rejects.toThrow(/something else:\n {2}another autoencoder/);
     const captions = words.map(([first]) => [first!]);
     await expect(encode({ out }, { ...dataset, captions })).rejects.toThrow(/something else:\n {2}other data/);
-    const decoder = await autoencoderFolder("other-decoder", {
+    const decoder = await smallAutoencoderFolder(join(root, "other-decoder"), {
       change: (name, values) => {
         if (name === "decoder.conv_in.weight") values[0]! += 0.01;
       },
@@ -145,7 +127,7 @@ describe("encoding a data set", () => {
     expect(mean).toBeCloseTo(0, 1);
     expect(variance).toBeCloseTo(1, 1);
 
-    const copy = await autoencoderFolder("recorded", {});
+    const copy = await smallAutoencoderFolder(join(root, "recorded"), {});
     await recordScaling(copy, { scalingFactor, shiftFactor });
     expect(await readJsonObject(join(copy, "config.json"))).toMatchObject({
       scaling_factor: scalingFactor,
@@ -163,13 +145,13 @@ describe("encoding a data set", () => {
     await expect(encode({}, gray)).rejects.toThrow(/images of 1 channels, the autoencoder takes 3/);
     const odd = smallDataset({ channels: 3, size: 7 });
     await expect(encode({}, odd)).rejects.toThrow(/Images of 7×7 pixels cannot be encoded: 2 pixels become one/);
-    const large = await autoencoderFolder("large", {
+    const large = await smallAutoencoderFolder(join(root, "large"), {
       change: (name, values) => {
         if (name === "quant_conv.bias") values.fill(1e6);
       },
     });
     await expect(encode({ autoencoder: large })).rejects.toThrow(/Image 0 of random images has latents beyond half/);
-    const byChannel = await autoencoderFolder("by-channel", {
+    const byChannel = await smallAutoencoderFolder(join(root, "by-channel"), {
       config: { latents_mean: [0, 0], latents_std: [1, 1] },
     });
     await expect(encode({ autoencoder: byChannel })).rejects.toThrow(/scales each channel of its latents on its own/);

@@ -6,7 +6,15 @@ export * from "./checkpoint.ts";
 export * from "./condition.ts";
 export { datasetOf } from "./dataset.ts";
 export * from "./denoisers.ts";
-export { type EncodeOptions, encodeDataset } from "./encode.ts";
+export {
+  type EncodeOptions,
+  type EncodeProgress,
+  type EncodeResult,
+  encodeDataset,
+  recordScaling,
+  type ScalingSource,
+} from "./encode.ts";
+export { type EncodeControl, type EncodeInput, encode, encodeSchema } from "./encode-recipe.ts";
 export { type FrozenTextOptions, frozenText } from "./frozen-text.ts";
 export { imageDenoisingTask } from "./image-denoising.ts";
 export { writeModel } from "./image-model-folder.ts";
