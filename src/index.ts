@@ -15,8 +15,12 @@ export {
   type ImageFolderOptions,
   idxFiles,
   imageFolder,
+  type LatentDataset,
+  latentBatches,
+  measureScaling,
   mnistDigits,
   mnistLike,
+  openLatents,
   type WebDatasetOptions,
   webDataset,
 } from "./data/index.ts";
@@ -69,11 +73,14 @@ export {
   unconditionalRequest,
 } from "./pipelines/index.ts";
 export {
+  type EncodeOptions,
+  encodeDataset,
   planTraining,
   type Recipe,
   type RecipeInput,
   readRecipe,
   recipeSchema,
+  recordScaling,
   type TrainingEvent,
   type TrainingPlan,
   type TrainingResult,
