@@ -41,32 +41,15 @@ export interface UNet2DConditionShape extends AnyUNetShape {
  * The `UNet2DModel` configuration of a shape.
  * @throws UserError where attention is asked for at a height that no level has
  */
-export function unet2dConfig({
-  size,
-  imageChannels = 3,
-  channels = [64, 128, 256],
-  attentionAt = [],
-  attentionInMiddle = true,
-  layers = 2,
-  headWidth = 8,
-  classes,
-  scaleShift = false,
-  outputChannels = imageChannels,
-}: UNet2DShape): Config {
-  const attends = attendingLevels(size, channels, attentionAt);
+export function unet2dConfig({ headWidth = 8, attentionInMiddle = true, classes, ...shape }: UNet2DShape): Config {
+  const { attends, shared } = sharedConfig({ imageChannels: 3, ...shape });
   return {
     _class_name: "UNet2DModel",
-    sample_size: typeof size === "number" ? size : [...size],
-    in_channels: imageChannels,
-    out_channels: outputChannels,
-    block_out_channels: [...channels],
+    ...shared,
     down_block_types: attends.map((here) => (here ? "AttnDownBlock2D" : "DownBlock2D")),
     up_block_types: attends.map((here) => (here ? "AttnUpBlock2D" : "UpBlock2D")).reverse(),
-    layers_per_block: layers,
     attention_head_dim: headWidth,
     add_attention: attentionInMiddle,
-    norm_num_groups: groupsFor(channels),
-    resnet_time_scale_shift: scaleShift ? "scale_shift" : "default",
     ...(classes === undefined ? {} : { num_class_embeds: classes }),
   };
 }
@@ -76,19 +59,13 @@ export function unet2dConfig({
  * @throws UserError where attention is asked for at a height that no level has, or nowhere
  */
 export function unet2dConditionConfig({
-  size,
-  imageChannels = 4,
-  channels = [64, 128, 256],
-  attentionAt = [],
-  attentionInMiddle = true,
-  layers = 2,
   headWidth = 8,
-  scaleShift = false,
-  outputChannels = imageChannels,
+  attentionInMiddle = true,
   textWidth,
   transformerLayers = 1,
+  ...shape
 }: UNet2DConditionShape): Config {
-  const attends = attendingLevels(size, channels, attentionAt);
+  const { attends, shared } = sharedConfig({ imageChannels: 4, ...shape });
   if (!attentionInMiddle && !attends.includes(true)) {
     throw new UserError("A network without attention cannot look at a text.", {
       hint: "Name a height in attentionAt, or leave the attention at the lowest level.",
@@ -97,24 +74,42 @@ export function unet2dConditionConfig({
   }
   return {
     _class_name: "UNet2DConditionModel",
-    sample_size: typeof size === "number" ? size : [...size],
-    in_channels: imageChannels,
-    out_channels: outputChannels,
-    block_out_channels: [...channels],
+    ...shared,
     down_block_types: attends.map((here) => (here ? "CrossAttnDownBlock2D" : "DownBlock2D")),
     mid_block_type: attentionInMiddle ? "UNetMidBlock2DCrossAttn" : "UNetMidBlock2D",
     up_block_types: attends.map((here) => (here ? "CrossAttnUpBlock2D" : "UpBlock2D")).reverse(),
-    layers_per_block: layers,
     transformer_layers_per_block: transformerLayers,
     // Numbers of heads, see the network's configuration.
-    attention_head_dim: channels.map((width) => Math.max(1, Math.floor(width / headWidth))),
+    attention_head_dim: shared.block_out_channels.map((width) => Math.max(1, Math.floor(width / headWidth))),
     cross_attention_dim: textWidth,
     // The text as one vector beside the timestep: without it a network from nothing takes long to hear the words.
     addition_embed_type: "text",
     addition_embed_type_num_heads: headsOf(textWidth),
     use_linear_projection: true,
-    norm_num_groups: groupsFor(channels),
-    resnet_time_scale_shift: scaleShift ? "scale_shift" : "default",
+  };
+}
+
+/** The fields that both have, and at which levels pixels attend to each other. */
+function sharedConfig({
+  size,
+  imageChannels,
+  channels = [64, 128, 256],
+  attentionAt = [],
+  layers = 2,
+  scaleShift = false,
+  outputChannels = imageChannels,
+}: AnyUNetShape & { readonly imageChannels: number }) {
+  return {
+    attends: attendingLevels(size, channels, attentionAt),
+    shared: {
+      sample_size: typeof size === "number" ? size : [...size],
+      in_channels: imageChannels,
+      out_channels: outputChannels,
+      block_out_channels: [...channels],
+      layers_per_block: layers,
+      norm_num_groups: groupsFor(channels),
+      resnet_time_scale_shift: scaleShift ? "scale_shift" : "default",
+    },
   };
 }
 
