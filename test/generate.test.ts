@@ -5,7 +5,7 @@ import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { consoleOn } from "../src/cli/console.ts";
 import { run } from "../src/cli/program.ts";
-import { hostImage, saveImage } from "../src/io/index.ts";
+import { decodeImage, hostImage, resizeImage, saveImage } from "../src/io/index.ts";
 import { parametersText, parseParameters } from "../src/pipelines/index.ts";
 
 const model = relative(".", fileURLToPath(new URL("fixtures/reference/pipelines/sd15", import.meta.url)));
@@ -60,6 +60,57 @@ describe("allegory generate", () => {
     expect((await readFile(at("grid.png"))).length).toBeGreaterThan(100);
   });
 
+  test("draws plots over two fields, with and without a file for each picture", async () => {
+    const words = ["--x", "steps=1,2,3", "--y", "guidance=1,7.5", "--sampler", "euler", "--seed", "4", "--json"];
+    const { status, out } = await generate("a cat", ...words, "--grid", at("plot.png"));
+    expect(status).toBe(0);
+    const lines = out
+      .trim()
+      .split("\n")
+      .map((line) => JSON.parse(line));
+    const pictures = lines.filter(({ event }) => event === "picture");
+    expect(pictures.map(({ x, y, file }) => [x, y, file])).toEqual(
+      [1, 7.5].flatMap((y) => [1, 2, 3].map((x) => [x, y, undefined])),
+    );
+    expect(lines.filter(({ event }) => event === "step")).toHaveLength(12);
+    expect(lines.at(-1)).toMatchObject({ event: "end", pictures: 6, grid: at("plot.png") });
+    // Places of 96 pixels, with a gap of four, headings beside and above.
+    const sheet = await decodeImage(at("plot.png"));
+    expect([sheet.width > 3 * 100, sheet.height]).toEqual([true, 2 * 100 + 4 + 40]);
+    const alone = ["--steps", "2", "--guidance", "7.5", "--sampler", "euler", "--seed", "4"];
+    expect(await generate("a cat", ...alone, "--out", at("alone.png"))).toMatchObject({ status: 0 });
+    const enlarged = await resizeImage(await decodeImage(at("alone.png")), 96, { kernel: "nearest" });
+    const [left, top] = [Math.ceil("guidance 7.5".length * 7.5) + 12 + 4 + 100, 40 + 4 + 100];
+    for (let y = 0; y < 96; y++) {
+      const from = ((top + y) * sheet.width + left) * 3;
+      expect(
+        Buffer.compare(sheet.data.subarray(from, from + 288), enlarged.data.subarray(y * 288, (y + 1) * 288)),
+      ).toBe(0);
+    }
+    // The plot says how it was made; each picture can be written too.
+    expect((await command("info", at("plot.png"))).out).toContain('"field":"steps"');
+    const both = ["a cat", "--y", "seed=3,4", "--steps", "1", "--grid", at("seeds.png"), "--out", at("seeds")];
+    expect(await generate(...both)).toMatchObject({ status: 0 });
+    expect(await readdir(at("seeds"))).toEqual(["sd15-seed3.png", "sd15-seed4.png"]);
+  });
+
+  test("draws a picture again from the file of a JPEG, of the part of an image that a mask paints", async () => {
+    await saveImage(at("wide.png"), hostImage(60, 40, 3, new Uint8Array(7200).fill(90)));
+    const paint = Uint8Array.from({ length: 2400 }, (_, i) =>
+      i % 60 > 20 && i % 60 < 30 && i > 900 && i < 1200 ? 255 : 0,
+    );
+    await saveImage(at("paint.png"), hostImage(60, 40, 1, paint));
+    const mask = ["--image", at("wide.png"), "--mask", at("paint.png"), "--only-masked", "--mask-padding", "2"];
+    const words = [...mask, "--mask-feather", "2", "--steps", "2", "--seed", "9"];
+    expect(await generate("a cat", ...words, "--out", at("part.jpg"))).toMatchObject({ status: 0 });
+    const { out } = await command("info", at("part.jpg"));
+    expect(out).toContain("part.jpg: 60×40");
+    expect(out).toContain("Size: 24x24, Model: sd15, Mask blur: 2, Inpaint area: Only masked, Masked area padding: 2");
+    const again = await command("generate", "--threads", "1", "--like", at("part.jpg"), "--out", at("part-again.jpg"));
+    expect(again).toMatchObject({ status: 0 });
+    expect(await readFile(at("part-again.jpg"))).toEqual(await readFile(at("part.jpg")));
+  });
+
   test("takes images, masks and lists", async () => {
     await saveImage(at("image.png"), hostImage(24, 24, 3, new Uint8Array(1728).fill(100)));
     await saveImage(at("mask.png"), hostImage(24, 24, 1, new Uint8Array(576).fill(255)));
@@ -75,6 +126,11 @@ describe("allegory generate", () => {
     [["a cat", "--out", "pictures.bmp"], /cannot be written to pictures.bmp/],
     [["a cat", "--count", "2", "--out", "one.png"], /2 pictures cannot be written to one file/],
     [[], /prompt: it is needed/],
+    [["a cat", "--x", "steps=1,0", "--grid", "plot.png"], /steps: 0 was given. Accepted is at least 1/],
+    [["a cat", "--x", "stesp=1", "--grid", "plot.png"], /no field stesp.\nDid you mean steps/],
+    [["a cat", "--y", "width=24,25", "--grid", "plot.png"], /the width is 25/],
+    [["a cat", "--x", "steps=1,2"], /needs a file.\nGive --grid plot.png/],
+    [["a cat", "--x", "steps=1", "--y", "steps=2", "--grid", "plot.png"], /Both axes are steps/],
   ])("refuses %j before anything is computed", async (words, message) => {
     const { status, err } = await generate(...words);
     expect([status, err]).toEqual([2, expect.stringMatching(message)]);

@@ -84,7 +84,7 @@ describe("Stable Diffusion", () => {
     expect(states.map(({ done, total, step }) => [done, total, step])).toEqual(
       [1, 2, 3, 4, 5, 6].map((done) => [done, 6, ((done - 1) % 3) + 1]),
     );
-    expect(states[0]!.preview()[0]).toMatchObject({ width: 12, height: 12, channels: 3 });
+    expect((await states[0]!.preview())[0]).toMatchObject({ width: 12, height: 12, channels: 3 });
     expect(states.map(({ images }) => images?.length ?? 0)).toEqual([0, 0, 1, 0, 0, 1]);
     const controller = new AbortController();
     const seen: number[] = [];

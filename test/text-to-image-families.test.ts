@@ -53,7 +53,7 @@ describe.each(names)("%s", (name) => {
     const request = { prompt: "a red cat", steps: 20, textLength: 20, ...size };
     await expect(async () => {
       for await (const { done, total, preview } of pipe.stream(request, { signal: controller.signal })) {
-        seen.push([done, total, preview()[0]!.width]);
+        seen.push([done, total, (await preview())[0]!.width]);
         if (seen.length === 2) controller.abort(new Error("enough"));
       }
     }).rejects.toThrow("enough");

@@ -1,24 +1,27 @@
-import { mkdir, stat } from "node:fs/promises";
-import { basename, join, resolve } from "node:path";
-import { type Command, Option } from "commander";
+import { basename, resolve } from "node:path";
+import { type Command, InvalidArgumentError, Option } from "commander";
 import { UserError } from "../core/errors.ts";
 import { encodeImage, type HubProgress, imageGrid, terminalImage, writeFileAtomically } from "../io/index.ts";
 import {
-  type PictureRecord,
-  pictureNotes,
+  REQUEST_KEY,
   type TextToImagePicture,
   type TextToImagePipeline,
   type TextToImageRequestInput,
+  type TextToImageState,
   textToImagePipeline,
   textToImageRequest,
 } from "../pipelines/index.ts";
+import { writeAttention } from "./attention-files.ts";
 import { addComputeOptions, type ComputeFlags, computeOptions } from "./compute-options.ts";
 import type { Console } from "./console.ts";
+import { checkDrawnPaths, writeDrawn } from "./drawn-files.ts";
 import { duration } from "./format.ts";
 import { interruptible } from "./interrupt.ts";
-import { checkNoFolder, isPictureFile, pictureFormat } from "./picture-files.ts";
+import { pictureFormat } from "./picture-files.ts";
 import { notesOf } from "./picture-notes.ts";
+import { plotSheet } from "./plot-sheet.ts";
 import { bar } from "./progress-line.ts";
+import { type PlotPlace, plotPlaces, type RequestAxis, readAxis } from "./request-axes.ts";
 import { addSchemaOptions, givenOptions } from "./schema-options.ts";
 import { terminalColours } from "./terminal-colours.ts";
 
@@ -27,8 +30,12 @@ interface GenerateFlags extends ComputeFlags {
   readonly like?: string;
   readonly out?: string;
   readonly grid?: string;
+  readonly x?: string;
+  readonly y?: string;
   readonly terminal?: boolean;
   readonly json?: boolean;
+  readonly attentionMaps?: string;
+  readonly attentionLevel?: number;
   readonly vae?: string;
   readonly variant?: string;
   readonly controlNet?: string;
@@ -66,9 +73,20 @@ export function generateCommand(program: Command, io: Console): void {
   addSchemaOptions(command, textToImageRequest, ["prompt", ...Object.keys(TEXTS)]);
   command
     .option("--out <path>", "picture file, or a folder for a file each (default: the present folder)")
-    .option("--grid <file>", "write a grid of all pictures too")
+    .option("--grid <file>", "write a grid of all pictures too; with --x or --y a plot with headings")
+    .option("--x <field=values>", "draw with each of these values, as columns of a plot: --x steps=10,20,30")
+    .option("--y <field=values>", "the same as rows: --y 'prompt=a cat, sitting; a dog'")
     .option("--terminal", "show the pictures in the terminal")
-    .option("--vae <folder>", "take another autoencoder, for example an AutoencoderTiny")
+    .option(
+      "--attention-maps <folder>",
+      "write where each token of the prompt was looked at, a folder for each picture",
+    )
+    .option(
+      "--attention-level <number>",
+      "halvings of the latents in the layers that are looked at (default: most)",
+      level,
+    )
+    .option("--vae <path>", "take another autoencoder, for example an AutoencoderTiny: a folder, file or org/name")
     .option("--control-net <folder>", "let a ControlNetModel steer, by --control-image")
     .option("--variant <name>", "take the weights of this variant, for example fp16")
     .option("--tokenizer <folder>", "the tokenizer's folder, for a model in a single file")
@@ -94,11 +112,22 @@ async function generate(
   flags: GenerateFlags,
   { io, signal }: { readonly io: Console; readonly signal: AbortSignal },
 ): Promise<void> {
+  const axes = {
+    x: flags.x === undefined ? undefined : readAxis(flags.x, "x"),
+    y: flags.y === undefined ? undefined : readAxis(flags.y, "y"),
+  };
+  const plots = axes.x !== undefined || axes.y !== undefined;
+  if (plots && flags.grid === undefined && !flags.terminal) {
+    throw new UserError("--x and --y make a plot; it needs a file.", { hint: "Give --grid plot.png.", field: "grid" });
+  }
+  if (flags.attentionLevel !== undefined && flags.attentionMaps === undefined) {
+    throw new UserError("--attention-level was given without --attention-maps.", { field: "attentionLevel" });
+  }
   const like = flags.like === undefined ? undefined : await notesOf(flags.like);
-  const request = { ...like?.request, ...given } as TextToImageRequestInput;
+  const base = { ...like?.request, ...given } as TextToImageRequestInput;
   // A seed on the command line is meant, not the picture's own.
-  if (given.seed !== undefined || given.count !== undefined || Array.isArray(given.prompt)) delete request.seeds;
-  if (given.seeds !== undefined) request.seeds = given.seeds as number[];
+  if (given.seed !== undefined || given.count !== undefined || Array.isArray(given.prompt)) delete base.seeds;
+  if (given.seeds !== undefined) base.seeds = given.seeds as number[];
   const model = flags.model ?? like?.model;
   if (model === undefined) {
     throw new UserError("No model was given.", {
@@ -106,45 +135,56 @@ async function generate(
       field: "model",
     });
   }
+  const pipe = await openModel(model, flags, { io, signal });
   const progress = io.progress();
-  const onProgress = ({ file, totalReceived, totalSize }: HubProgress) =>
-    progress.update(`${bar(totalReceived / totalSize)} downloading ${file}`);
-  const opening = textToImagePipeline(model, {
-    ...computeOptions(flags),
-    hub: { revision: flags.revision, onProgress, onWarning: io.remark, signal },
-    vae: flags.vae,
-    controlNet: flags.controlNet,
-    tokenizer: flags.tokenizer,
-    variant: flags.variant,
-    lowMemory: flags.lowMemory ?? false,
-  });
-  const pipe = await opening.catch((error) => {
-    progress.clear();
-    throw error;
-  });
   const started = performance.now();
-  const images: TextToImagePicture[] = [];
+  // Of a plot a file for each picture is written only where that is asked for.
+  const out = plots ? flags.out : (flags.out ?? ".");
+  const attention = flags.attentionMaps === undefined ? undefined : { level: flags.attentionLevel };
+  const drawn: (PlotPlace & { readonly images: TextToImagePicture[] })[] = [];
   const files: string[] = [];
   try {
-    const resolved = pipe.resolve(request);
-    const prompts = [resolved.prompt].flat().length;
-    await checkOutputs(flags, resolved.seeds?.length ?? prompts * resolved.count);
+    const places = plotPlaces(base, axes).map((place) => {
+      const request = place.request as TextToImageRequestInput;
+      const resolved = pipe.resolve(request);
+      const pictures = resolved.seeds?.length ?? [resolved.prompt].flat().length * resolved.count;
+      return { ...place, request, resolved, pictures, work: pictures * resolved.steps };
+    });
+    const sum = (of: readonly number[]) => of.reduce((all, one) => all + one, 0);
+    const paths = { out, grid: flags.grid, attention: flags.attentionMaps };
+    await checkDrawnPaths(paths, sum(places.map(({ pictures }) => pictures)));
+    // The estimate needs sizes and reads pictures: what is wrong with the last place is said before the first is drawn.
+    for (const { request } of plots ? places : []) await pipe.memory(request);
     for (const warning of pipe.model.warnings) io.remark(`note: ${warning}`);
-    for (const { dropped } of pipe.dropped(request)) io.remark(`note: too long, not seen: ${JSON.stringify(dropped)}`);
+    const lost = new Set(places.flatMap(({ request }) => pipe.dropped(request).map(({ dropped }) => dropped)));
+    for (const text of lost) io.remark(`note: too long, not seen: ${JSON.stringify(text)}`);
     progress.update("loading");
-    for await (const state of pipe.stream(request, { signal })) {
-      const { done, total, step, steps, seeds } = state;
-      const seconds = (performance.now() - started) / 1000;
-      const left = (seconds / done) * (total - done);
-      progress.update(`${bar(done / total)} step ${done}/${total}, ${duration(left)} left`);
-      if (flags.json) io.json({ event: "step", done, total, step, steps, seeds, seconds, left });
-      // A finished picture is kept, whatever becomes of the next ones.
-      for (const image of state.images ?? []) {
-        images.push(image);
-        const file = await writePicture(image, pipe, { flags, request, model });
-        const { seed, prompt, width, height } = image;
-        if (flags.json) io.json({ event: "picture", file, seed, prompt, width, height });
-        files.push(file);
+    const allWork = sum(places.map(({ work }) => work));
+    for (const [i, { work, request, resolved, ...place }] of places.entries()) {
+      const images: TextToImagePicture[] = [];
+      drawn.push({ ...place, request, images });
+      const where = plots ? { place: i, places: places.length, ...valuesAt(place, axes) } : {};
+      const before = sum(places.slice(0, i).map((other) => other.work));
+      for await (const state of pipe.stream(request, { signal, attention })) {
+        const { done, total, step, steps, seeds } = state;
+        const seconds = (performance.now() - started) / 1000;
+        const share = (before + work * (done / total)) / allWork;
+        const left = (seconds / share) * (1 - share);
+        const of = plots ? `picture ${i + 1}/${places.length}, ` : "";
+        progress.update(`${bar(share)} ${of}step ${done}/${total}, ${duration(left)} left`);
+        if (flags.json) io.json({ event: "step", ...where, done, total, step, steps, seeds, seconds, left });
+        const size = drawnSize(state, pipe.model.factor, request);
+        // A finished picture is kept, whatever becomes of the next ones.
+        for (const [n, image] of (state.images ?? []).entries()) {
+          images.push(image);
+          const from = { model, request, resolved, drawn: size };
+          const file = out === undefined ? undefined : await writeDrawn(image, out, from);
+          const looks = state.attention?.[n];
+          const maps = looks && (await writeAttention(flags.attentionMaps!, image, looks));
+          const { seed, prompt, width, height } = image;
+          if (flags.json) io.json({ event: "picture", ...where, file, attention: maps, seed, prompt, width, height });
+          files.push(...[file, maps].filter((path) => path !== undefined));
+        }
       }
     }
   } finally {
@@ -152,9 +192,13 @@ async function generate(
     await pipe.close();
   }
   const seconds = (performance.now() - started) / 1000;
-  const grid = flags.grid === undefined && !flags.terminal ? undefined : await imageGrid(images);
+  const images = drawn.flatMap((place) => place.images);
+  const title = [basename(resolve(model)), ...(given.prompt === undefined ? [] : [String(given.prompt)])].join(": ");
+  const wantsGrid = flags.grid !== undefined || flags.terminal;
+  const grid = !wantsGrid ? undefined : plots ? await plotSheet(drawn, { ...axes, title }) : await imageGrid(images);
   if (flags.grid !== undefined) {
-    await writeFileAtomically(flags.grid, await encodeImage(grid!, pictureFormat(flags.grid)));
+    const text = plots ? { [REQUEST_KEY]: JSON.stringify({ model, request: base, ...axes }) } : undefined;
+    await writeFileAtomically(flags.grid, await encodeImage(grid!, pictureFormat(flags.grid), { text }));
   }
   if (flags.terminal) {
     io.print(await terminalImage(grid!, { columns: io.out.columns ?? 80, colour: terminalColours(io.out) }));
@@ -167,61 +211,45 @@ async function generate(
   for (const file of [...files, ...(flags.grid === undefined ? [] : [flags.grid])]) io.print(`  ${file}`);
 }
 
-/** Says what cannot be written before anything is computed. */
-async function checkOutputs({ out, grid }: GenerateFlags, pictures: number): Promise<void> {
-  if (grid !== undefined) {
-    pictureFormat(grid);
-    await checkNoFolder(grid);
-  }
-  if (out === undefined) return;
-  if (isPictureFile(out)) {
-    await checkNoFolder(out);
-    if (pictures === 1) return;
-    throw new UserError(`${pictures} pictures cannot be written to one file, ${out}.`, {
-      hint: "Give a folder; --grid writes all into one file.",
-      field: "out",
+function level(text: string): number {
+  if (!/^\d+$/.test(text)) throw new InvalidArgumentError("A whole number from 0 on is needed.");
+  return Number(text);
+}
+
+/** Opens a model, with a line of progress where it is downloaded. */
+async function openModel(
+  model: string,
+  flags: GenerateFlags,
+  { io, signal }: { readonly io: Console; readonly signal: AbortSignal },
+): Promise<TextToImagePipeline> {
+  const progress = io.progress();
+  const onProgress = ({ file, totalReceived, totalSize }: HubProgress) =>
+    progress.update(`${bar(totalReceived / totalSize)} downloading ${file}`);
+  try {
+    return await textToImagePipeline(model, {
+      ...computeOptions(flags),
+      hub: { revision: flags.revision, onProgress, onWarning: io.remark, signal },
+      vae: flags.vae,
+      controlNet: flags.controlNet,
+      tokenizer: flags.tokenizer,
+      variant: flags.variant,
+      lowMemory: flags.lowMemory ?? false,
     });
+  } finally {
+    progress.clear();
   }
-  if (/\.\w{2,5}$/.test(basename(out))) pictureFormat(out);
-  const found = await stat(out).catch(() => undefined);
-  if (found && !found.isDirectory()) throw new UserError(`${out} is a file; a folder or a picture's path is needed.`);
 }
 
-async function writePicture(
-  image: TextToImagePicture,
-  pipe: TextToImagePipeline,
-  { flags, request, model }: { readonly flags: GenerateFlags; readonly request: object; readonly model: string },
-): Promise<string> {
-  const { prompt, seed, width, height } = image;
-  const { steps, guidance } = pipe.resolve(request as TextToImageRequestInput);
-  const own = request as TextToImageRequestInput;
-  const { count: _, batch: __, seed: ___, ...rest } = own;
-  // The size of the request is that before it was enlarged.
-  const by = own.enlarge ?? 1;
-  const record: PictureRecord = {
-    model,
-    request: {
-      ...rest,
-      ...{ prompt, steps, guidance, seeds: [seed], width: Math.round(width / by), height: Math.round(height / by) },
-      negativePrompt: own.negativePrompt === undefined ? undefined : image.negative,
-      prompt2: own.prompt2 === undefined ? undefined : image.prompt2,
-      negativePrompt2: own.negativePrompt2 === undefined ? undefined : image.negative2,
-      prompt3: own.prompt3 === undefined ? undefined : image.prompt3,
-      negativePrompt3: own.negativePrompt3 === undefined ? undefined : image.negative3,
-    },
-    size: [width, height],
-  };
-  const path = await pathFor(image, flags, basename(resolve(model)));
-  await writeFileAtomically(path, await encodeImage(image, pictureFormat(path), { text: pictureNotes(record) }));
-  return path;
+/** The values of the axes at a place. */
+function valuesAt(
+  { column, row }: Pick<PlotPlace, "column" | "row">,
+  { x, y }: { readonly x?: RequestAxis; readonly y?: RequestAxis },
+): { readonly x?: unknown; readonly y?: unknown } {
+  return { ...(x && { x: x.values[column]!.value }), ...(y && { y: y.values[row]!.value }) };
 }
 
-/** The file of a picture; in a folder, one that is not there yet. */
-async function pathFor({ seed }: TextToImagePicture, { out = "." }: GenerateFlags, model: string): Promise<string> {
-  if (isPictureFile(out)) return out;
-  await mkdir(out, { recursive: true });
-  for (let i = 1; ; i++) {
-    const path = join(out, `${model}-seed${seed}${i === 1 ? "" : `-${i}`}.png`);
-    if (!(await stat(path).catch(() => undefined))) return path;
-  }
+/** [width, height] in pixels that a state's latents stand for, before they were enlarged. */
+function drawnSize({ x: { shape } }: TextToImageState, factor: number, { enlarge = 1 }: TextToImageRequestInput) {
+  const side = (latents: number) => Math.round((latents * factor) / enlarge);
+  return [side(shape[3]!), side(shape[2]!)] as const;
 }

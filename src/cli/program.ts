@@ -13,6 +13,7 @@ import { noiseCommand } from "./noise.ts";
 import { reportError } from "./report-error.ts";
 import { sampleCommand } from "./sample.ts";
 import { samplersCommand } from "./samplers.ts";
+import { tokensCommand } from "./tokens.ts";
 import { trainCommand } from "./train.ts";
 
 /** Adds a command to the program. */
@@ -24,6 +25,7 @@ const COMMANDS: readonly Register[] = [
   sampleCommand,
   generateCommand,
   infoCommand,
+  tokensCommand,
   compareCommand,
   samplersCommand,
   inspectCommand,

@@ -1,12 +1,14 @@
 import { type Command, InvalidArgumentError, Option } from "commander";
 import type { z } from "zod";
+import { UserError } from "../core/errors.ts";
+import { nearest } from "../core/nearest.ts";
 
 // Flags out of a schema: what a recipe file or a request may hold, a flag may say.
 
 /** What a field of a schema takes, as far as a flag must know. */
 type Kind = "text" | "number" | "flag" | "list";
 
-interface Field {
+export interface SchemaField {
   readonly key: string;
   /** In kebab-case. */
   readonly flag: string;
@@ -66,7 +68,29 @@ export function givenOptions(command: Command, schema: z.ZodObject): Record<stri
   return given;
 }
 
-function fieldsOf(schema: z.ZodObject): Field[] {
+/** A field by its name in the schema or on the command line. Throws a UserError that names the nearest there is. */
+export function schemaField(schema: z.ZodObject, name: string): SchemaField {
+  const fields = fieldsOf(schema);
+  const found = fields.find(({ key, flag }) => key === name || flag === name);
+  if (found) return found;
+  const meant = nearest(
+    name,
+    fields.flatMap(({ key, flag }) => [key, flag]),
+  );
+  throw new UserError(`There is no field ${name}.`, {
+    hint: meant ? `Did you mean ${meant}?` : `There are ${fields.map(({ key }) => key).join(", ")}.`,
+    field: name,
+  });
+}
+
+/** The value of a field of this kind as it is written on the command line. What cannot be read is left for the schema to refuse. */
+export function readOption({ kind }: Pick<SchemaField, "kind">, text: string): unknown {
+  if (kind === "flag") return /^(?:true|yes|on)$/i.test(text) || (/^(?:false|no|off)$/i.test(text) ? false : text);
+  if (kind === "list") return list(text);
+  return kind === "number" && text !== "" && !Number.isNaN(Number(text)) ? Number(text) : text;
+}
+
+function fieldsOf(schema: z.ZodObject): SchemaField[] {
   return Object.entries(schema.shape).map(([key, type]) => {
     const { inner, standard } = unwrapped(type as z.ZodType);
     return {
@@ -90,7 +114,7 @@ function unwrapped(type: z.ZodType): { inner: z.ZodType; standard: unknown } {
   }
 }
 
-function kindOf(type: z.ZodType): Pick<Field, "kind" | "choices" | "single"> {
+function kindOf(type: z.ZodType): Pick<SchemaField, "kind" | "choices" | "single"> {
   const def = type.def as { type: string; entries?: object; options?: z.ZodType[]; values?: (string | number)[] };
   switch (def.type) {
     case "string":

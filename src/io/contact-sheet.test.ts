@@ -22,6 +22,27 @@ test("a contact sheet has its pictures in rows and columns beside their headings
   expect(ink(0, x, 0, y)).toBe(0);
 });
 
+test("pictures of several sizes stand in the middle of places as large as the largest", async () => {
+  const gray = hostImage(4, 2, 1, new Uint8Array(8).fill(50));
+  const red = hostImage(
+    8,
+    6,
+    3,
+    Uint8Array.from({ length: 144 }, (_, i) => (i % 3 === 0 ? 200 : 0)),
+  );
+  const sheet = await contactSheet([gray, red], { columns: ["small", "large"], rows: ["row"], gap: 2 });
+  const at = (x: number, y: number) => [
+    ...sheet.data.subarray((y * sheet.width + x) * 3, (y * sheet.width + x) * 3 + 3),
+  ];
+  // A line of headings above, beside the heading of the row; the gap around the places.
+  const [left, top] = [Math.ceil(3 * 7.5) + 12 + 2, 20 + 2];
+  expect([at(left + 1, top + 2), at(left + 2, top + 1), at(left + 2, top + 2), at(left + 5, top + 3)]).toEqual([
+    ...Array(2).fill([255, 255, 255]),
+    ...Array(2).fill([50, 50, 50]),
+  ]);
+  expect([at(left + 10, top), at(left + 17, top + 5)]).toEqual(Array(2).fill([200, 0, 0]));
+});
+
 test("a contact sheet without a picture is a user's mistake", async () => {
   await expect(contactSheet([undefined], { columns: ["a"], rows: ["b"] })).rejects.toBeInstanceOf(UserError);
 });

@@ -20,26 +20,27 @@ const LETTER = 7.5;
 const LINE = 20;
 
 /**
- * Lays pictures of one size out as a table with headings, row by row; where there is no picture, the place is empty.
+ * Lays pictures out as a table with headings, row by row; where there is no picture, the place is empty. Places are as large
+ * as the largest picture, smaller ones stand in their middle.
  *
- * @throws UserError when the pictures differ in size, or there is none
+ * @throws UserError when there is no picture
  */
 export async function contactSheet(
   images: readonly (HostImage | undefined)[],
   { columns, rows, title, scale = 1, gap = 4, background = "#ffffff" }: ContactSheetOptions,
 ): Promise<HostImage> {
   const colour = parseColour(background);
-  const some = images.find((image) => image !== undefined);
-  const empty = some && emptyLike(some, colour);
-  const grid = asRgb(
-    await imageGrid(
-      images.flatMap((image) => (image ? [image] : empty ? [empty] : [])),
-      { columns: columns.length, gap, scale, background },
-    ),
-  );
+  const some = images.filter((image) => image !== undefined);
+  const place = {
+    width: Math.max(...some.map((image) => image.width)),
+    height: Math.max(...some.map((image) => image.height)),
+    channels: some.every(({ channels }) => channels === 1) ? (1 as const) : (3 as const),
+  };
+  const places = some.length === 0 ? [] : images.map((image) => placed(image, place, colour));
+  const grid = asRgb(await imageGrid(places, { columns: columns.length, gap, scale, background }));
   const left = Math.ceil(Math.max(...rows.map((row) => row.length)) * LETTER) + 12;
   const top = LINE + (title === undefined ? 0 : LINE);
-  const cell = { width: some!.width * scale + gap, height: some!.height * scale + gap };
+  const cell = { width: place.width * scale + gap, height: place.height * scale + gap };
   // Headings over narrow pictures reach over the edges.
   const over = Math.max(...columns.map((column) => column.length * LETTER - cell.width), 0) / 2;
   const width = Math.max(left + grid.width + Math.ceil(over), Math.ceil((title?.length ?? 0) * LETTER) + 16);
@@ -68,8 +69,23 @@ export async function contactSheet(
   return hostImage(width, height, 3, new Uint8Array(data));
 }
 
-function emptyLike({ width, height, channels }: HostImage, colour: readonly number[]): HostImage {
+/** A picture in the middle of a place. */
+function placed(
+  image: HostImage | undefined,
+  { width, height, channels }: Pick<HostImage, "width" | "height" | "channels">,
+  colour: readonly number[],
+): HostImage {
+  if (image?.width === width && image.height === height && image.channels === channels) return image;
   const data = new Uint8Array(width * height * channels);
   for (let i = 0; i < data.length; i++) data[i] = colour[i % channels]!;
+  if (image) {
+    const source = channels === 3 ? asRgb(image) : image;
+    const left = (width - image.width) >> 1;
+    const top = (height - image.height) >> 1;
+    const row = image.width * channels;
+    for (let y = 0; y < image.height; y++) {
+      data.set(source.data.subarray(y * row, (y + 1) * row), ((top + y) * width + left) * channels);
+    }
+  }
   return hostImage(width, height, channels, data);
 }

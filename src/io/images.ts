@@ -279,16 +279,19 @@ function formatOf(path: string): ImageFormat {
   throw new UserError(`Images cannot be written to ${path}; accepted extensions are .png, .jpg, .jpeg and .webp.`);
 }
 
-/** Scales a decoded image: whole multiples by repeating pixels (`"nearest"`), anything by `"lanczos"`. */
+/**
+ * Scales a decoded image: whole multiples by repeating pixels (`"nearest"`), anything by `"lanczos"`. Of other proportions the
+ * middle is cut out, or with `"fill"` the image is stretched.
+ */
 export async function resizeImage(
   image: HostImage,
   size: ImageSize,
-  { kernel = "lanczos" }: { readonly kernel?: "lanczos" | "nearest" } = {},
+  { kernel = "lanczos", fit = "cover" }: { kernel?: "lanczos" | "nearest"; fit?: "cover" | "fill" } = {},
 ): Promise<HostImage> {
   const { width, height } = checkedSize(size);
   const rgb = asRgb(image);
   const { data } = await sharp(rgb.data, { raw: { width: rgb.width, height: rgb.height, channels: 3 } })
-    .resize({ width, height, fit: "cover", position: "centre", kernel: kernel === "nearest" ? "nearest" : "lanczos3" })
+    .resize({ width, height, fit, position: "centre", kernel: kernel === "nearest" ? "nearest" : "lanczos3" })
     .raw()
     .toBuffer({ resolveWithObject: true });
   const resized = hostImage(width, height, 3, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));

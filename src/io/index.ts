@@ -1,4 +1,5 @@
 export { type Append, writeAtomically, writeFileAtomically } from "./atomic-file.ts";
+export { blurImage } from "./blur.ts";
 export { type ClipVocabulary, clipVocabulary, UNMERGED, WORD_END, writeClipTokenizer } from "./clip-vocabulary.ts";
 export { type ContactSheetOptions, contactSheet } from "./contact-sheet.ts";
 export { copyPipelineFolder } from "./copy-pipeline.ts";
@@ -11,6 +12,7 @@ export {
   float16Value,
   isFloat,
 } from "./half-precision.ts";
+export { type HeatMapOptions, heatMap } from "./heat-map.ts";
 export {
   asGray,
   asRgb,
@@ -61,6 +63,7 @@ export {
 export { assemblePatches, splitPatches } from "./patches.ts";
 export { linePlot, type PlotOptions, type Series, savePlot } from "./plot.ts";
 export { pngText } from "./png-text.ts";
+export { resizePlanes } from "./resize-planes.ts";
 export {
   type LazyTensor,
   readSafetensors,

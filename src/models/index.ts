@@ -12,6 +12,7 @@ import { unet2d } from "./unet-2d.ts";
 import { unet2dCondition } from "./unet-2d-condition.ts";
 import { vqModel } from "./vq-model.ts";
 
+export { type CircularAxes, withCircularPadding } from "../nn/circular-padding.ts";
 /** Networks in diffusers' and transformers' layout: configuration, parameter names and weights. */
 export { type Adapter, type AdapterLayer, readAdapter } from "./adapter.ts";
 export { type AutoencoderKL, type AutoencoderKLConfig, diagonalGaussian } from "./autoencoder-kl.ts";
@@ -39,6 +40,7 @@ export type { T5Encoder, T5EncoderConfig } from "./t5-encoder.ts";
 export { bindTextEmbeddings, embeddingIds, readTextEmbedding, type TextEmbedding } from "./text-embedding.ts";
 export { inTiles, type TileOptions } from "./tiles.ts";
 export type { UNet2D, UNet2DConfig } from "./unet-2d.ts";
+export type { WayUp } from "./unet-2d-blocks.ts";
 export type { UNet2DCondition, UNet2DConditionConfig, UNet2DConditionInputs } from "./unet-2d-condition.ts";
 export { type UNet2DConditionShape, type UNet2DShape, unet2dConditionConfig, unet2dConfig } from "./unet-2d-shape.ts";
 export type { VQModel, VQModelConfig } from "./vq-model.ts";

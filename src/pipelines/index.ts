@@ -8,6 +8,7 @@ import { type UnconditionalPipeline, unconditionalPipeline } from "./uncondition
 export { chooseSampler } from "./choose-sampler.ts";
 export type { ComputeOptions } from "./part-sessions.ts";
 export { isPicturePath, type PictureInput } from "./picture-input.ts";
+export type { AttentionOptions, TokenAttention } from "./text-to-image/attention-maps.ts";
 export { textToImagePipeline } from "./text-to-image/index.ts";
 export {
   PARAMETERS_KEY,
@@ -26,6 +27,7 @@ export type {
   TextToImageRunOptions,
   TextToImageState,
 } from "./text-to-image/pipeline-types.ts";
+export type { PromptTable, PromptToken } from "./text-to-image/prompt-tokens.ts";
 export {
   type TextToImageRequest,
   type TextToImageRequestInput,

@@ -6,6 +6,7 @@ import { type ControlNet, controlNet, type UNet2DCondition } from "../../models/
 import type { Part, PartSessions } from "../part-sessions.ts";
 import type { Conditions } from "./conditions.ts";
 import type { StoredPart } from "./model.ts";
+import { type Seamless, seamlessJob } from "./seamless.ts";
 import { repeatedTo } from "./source.ts";
 
 /** Builds a control network. Throws a UserError for one that was trained for another U-Net. */
@@ -47,6 +48,7 @@ export interface Control {
   readonly interval: readonly [number, number];
   /** The step the run begins with. */
   readonly first: number;
+  readonly seamless: Seamless;
 }
 
 export interface ControlCall {
@@ -60,7 +62,7 @@ export interface ControlCall {
 export function controlOf(
   part: Part<ControlNet>,
   sessions: PartSessions,
-  { picture, scale, interval, first }: Control,
+  { picture, scale, interval, first, seamless }: Control,
 ): (call: ControlCall, at: Call) => Promise<Residuals | undefined> {
   return async ({ latents, timestep, conditions, signal }, { step, steps }) => {
     const length = steps - first;
@@ -84,16 +86,15 @@ export function controlOf(
         return Object.fromEntries(named.map(([name, x]) => [name, mul(x, inputs.scale!)]));
       },
     };
-    return (await sessions.run(job, { signal, keep: 1 })) as Residuals;
+    return (await sessions.run(seamlessJob(job, seamless), { signal, keep: 1 })) as Residuals;
   };
 }
 
-/** The residuals among a graph's inputs, as the U-Net takes them. */
-export function residualInputs(inputs: Readonly<Record<string, Tensor>>) {
-  if (!inputs.mid) return {};
-  const names = Object.keys(inputs).filter((name) => /^down\d+$/.test(name));
+/** The residuals among a graph's inputs, as a U-Net with so many states of the way down takes them. */
+export function residualInputs(inputs: Readonly<Record<string, Tensor>>, skips: number) {
+  if (!inputs.mid && !inputs.down0) return {};
   return {
-    downResiduals: names.map((_, i) => inputs[`down${i}`]!),
+    downResiduals: Array.from({ length: skips }, (_, i) => inputs[`down${i}`]),
     midResidual: inputs.mid,
   };
 }

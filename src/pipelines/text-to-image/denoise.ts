@@ -1,12 +1,14 @@
 import { cutBatch, joinBatch } from "../../core/batch-parts.ts";
 import { float32 } from "../../core/host-tensor.ts";
 import { type GuidanceOptions, guide, guides, type Network, type Samples } from "../../diffusion/index.ts";
-import type { Tensor } from "../../graph/index.ts";
-import type { PartSessions, WeightChange } from "../part-sessions.ts";
+import type { PartJob, PartSessions, WeightChange } from "../part-sessions.ts";
+import { type AttentionRecord, watchedAttention } from "./attention-maps.ts";
 import type { Conditions, GuidedConditions } from "./conditions.ts";
 import type { controlOf } from "./control.ts";
 import type { Family } from "./family.ts";
+import { type Seamless, seamlessJob } from "./seamless.ts";
 import type { BatchStart } from "./source.ts";
+import { deepState, type StepCache, shallowFeeds, withDeepState } from "./step-cache.ts";
 
 export interface DenoiseOptions {
   readonly conditions: GuidedConditions;
@@ -17,6 +19,11 @@ export interface DenoiseOptions {
   readonly change: WeightChange | undefined;
   /** What a control network adds at a call. */
   readonly control: ReturnType<typeof controlOf> | undefined;
+  readonly seamless: Seamless;
+  /** Deep states that are used again. */
+  readonly cache: StepCache | undefined;
+  /** What keeps the attention to the text, of calls of the whole network. */
+  readonly attention: AttentionRecord | undefined;
   /** Is told of each call. */
   readonly onCall: () => void;
 }
@@ -25,36 +32,52 @@ export interface DenoiseOptions {
 export function guidedNetwork(
   { predict }: Family,
   sessions: PartSessions,
-  { conditions, guidance, seen, signal, change, control, onCall }: DenoiseOptions,
+  { conditions, guidance, seen, signal, change, control, seamless, cache, attention, onCall }: DenoiseOptions,
 ): Network {
   const { positive, negative } = conditions;
   const both = negative && joined(negative, positive);
   const seenTwice = both &&
     seen && { mask: joinBatch([seen.mask, seen.mask]), kept: joinBatch([seen.kept, seen.kept]) };
 
-  // Calls with and without guidance or control take turns; else another shape's weights need not stay in memory.
-  const keep = guidance.interval || control ? 2 : 1;
+  // Calls with and without guidance or control take turns, and whole and shallow ones; else another shape's weights need not
+  // stay in memory.
+  const keep = (guidance.interval || control ? 2 : 1) * (cache ? 2 : 1);
 
   const run = async (
     [latents, timestep, at]: Parameters<Network>,
     given: Conditions,
     inpainting: BatchStart["seen"],
   ): Promise<Samples> => {
-    const residuals = await control?.({ latents, timestep, conditions: given, signal }, at);
     const n = latents.shape[0]!;
-    const job = {
-      name: "denoise",
-      feeds: {
-        latents,
-        timestep: float32([n], new Float32Array(n).fill(timestep)),
-        ...given,
-        ...inpainting,
-        ...residuals,
-      },
-      graph: (inputs: Readonly<Record<string, Tensor>>) => ({ output: predict(inputs) }),
+    const kept = cache?.at(at, n);
+    const residuals = kept ? undefined : await control?.({ latents, timestep, conditions: given, signal }, at);
+    const common = {
+      latents,
+      timestep: float32([n], new Float32Array(n).fill(timestep)),
+      ...given,
+      ...inpainting,
     };
+    const job: PartJob = kept
+      ? {
+          name: `shallow ${cache!.depth}`,
+          feeds: { ...common, ...shallowFeeds(kept, cache!.depth) },
+          graph: (inputs) => ({ output: predict(inputs, { onWayUp: withDeepState(inputs.deep!, cache!.depth) }) }),
+        }
+      : {
+          name: ["denoise", cache && `deep ${cache.depth}`, attention && `attention ${attention.size}`].join(" "),
+          feeds: { ...common, ...residuals },
+          graph: (inputs) => {
+            const deep = cache && deepState(cache.depth);
+            const watched = attention && watchedAttention(attention.size);
+            const output = predict(inputs, { onWayUp: deep?.onWayUp, onCrossAttention: watched?.onCrossAttention });
+            return { output, ...(deep && { deep: deep.state() }), ...(watched && { attention: watched.mean() }) };
+          },
+        };
     onCall();
-    return (await sessions.run(job, { signal, change, keep })).output as Samples;
+    const said = (await sessions.run(seamlessJob(job, seamless), { signal, change, keep })) as Record<string, Samples>;
+    if (said.deep) cache!.keep({ deep: said.deep, residuals });
+    if (said.attention) attention!.add(said.attention);
+    return said.output!;
   };
 
   return async (x, timestep, at) => {

@@ -1,4 +1,5 @@
 import { UserError } from "../../core/errors.ts";
+import type { Size } from "./family.ts";
 import type { ResolvedRequest, TextToImagePicture, TextToImageRunOptions, TextToImageState } from "./pipeline-types.ts";
 
 /** Draws the pictures of a request that enlarges nothing. */
@@ -16,12 +17,18 @@ export async function* enlarged(
   options: TextToImageRunOptions,
   {
     pass,
+    size,
     multiple,
+    check,
     stepsAfter,
   }: {
     readonly pass: Pass;
+    /** That is drawn first. */
+    readonly size: Size;
     /** Of which sides are multiples. */
     readonly multiple: number;
+    /** Throws for a larger size that cannot be drawn. */
+    readonly check: (size: Size) => void;
     /** How many steps a strength leaves. */
     readonly stepsAfter: (steps: number, strength: number) => number;
   },
@@ -35,11 +42,14 @@ export async function* enlarged(
   if (options.random) refuse("a random source");
   const steps = enlargeSteps ?? request.steps;
   const each = stepsAfter(steps, enlargeStrength);
+  const height = enlargedSide(size[0], enlarge!, multiple);
+  const width = enlargedSide(size[1], enlarge!, multiple);
+  check([height, width]);
 
   const drafts: TextToImagePicture[] = [];
   let total = 0;
   let before = 0;
-  for await (const { images, decoded: _, ...state } of pass(
+  for await (const { images, decoded: _, attention: __, ...state } of pass(
     { ...first, enlarge: undefined } as ResolvedRequest,
     options,
   )) {
@@ -50,8 +60,6 @@ export async function* enlarged(
     yield { ...state, total };
   }
   for (const [i, draft] of drafts.entries()) {
-    const width = enlargedSide(draft.width, enlarge!, multiple);
-    const height = enlargedSide(draft.height, enlarge!, multiple);
     const again: ResolvedRequest = {
       ...first,
       ...{ image: draft, width, height, steps, strength: enlargeStrength },

@@ -1,6 +1,6 @@
 import type { ConfiguredSampler, PlanRequest, SchedulerConfig } from "../../diffusion/index.ts";
 import type { Tensor } from "../../graph/index.ts";
-import type { ControlNet } from "../../models/index.ts";
+import type { ControlNet, UNet2DConditionInputs } from "../../models/index.ts";
 import { chooseSampler } from "../choose-sampler.ts";
 import type { Part } from "../part-sessions.ts";
 import type { StoredModel } from "./model.ts";
@@ -23,6 +23,19 @@ export interface Defaults {
 
 /** Numbers that a network is told beside the text: for each of its inputs a row, the same for all pictures. */
 export type ToldRows = Readonly<Record<string, readonly number[] | Float32Array>>;
+
+/** What is asked of a prediction beside its result. */
+export type PredictionHooks = Pick<UNet2DConditionInputs, "onCrossAttention" | "onWayUp">;
+
+/** What a U-Net can be asked of, that other networks have not. */
+export interface UNetSeams {
+  /** How many states of the way down are joined to the way up. */
+  readonly skips: number;
+  /** How often the sides of latents are halved on the way down. */
+  readonly halvings: number;
+  /** How often they are halved in the layers that attend to the text, the finest first; the middle alone does not count. */
+  readonly attentionLevels: readonly number[];
+}
 
 /** How a request is sampled at a size. */
 export interface Sampling {
@@ -65,7 +78,9 @@ export interface Family {
   /** @param size that is drawn, in pixels; @param negative whether for what is drawn away from */
   told(request: ResolvedRequest, about: { readonly size: Size; readonly negative: boolean }): ToldRows;
   /** The network's prediction [n, channels, h, w] of `latents`, `timestep` [n] and the conditions under their names. */
-  predict(inputs: Readonly<Record<string, Tensor>>): Tensor;
+  predict(inputs: Readonly<Record<string, Tensor>>, hooks?: PredictionHooks): Tensor;
+  /** Of a U-Net. */
+  readonly unet?: UNetSeams;
   /** The sampler of a request for latents of a size; where it is left out, that of the scheduler as it is. */
   sampling?(request: ResolvedRequest, scheduler: SchedulerConfig, latents: Size): Sampling;
   /** How many numbers the network holds at least at a time, for latents of n pictures. */

@@ -1,5 +1,4 @@
 import { UserError } from "../../core/errors.ts";
-import { float32 } from "../../core/host-tensor.ts";
 import { type Random, seeded } from "../../core/random.ts";
 import { validated } from "../../core/validated.ts";
 import {
@@ -11,19 +10,21 @@ import {
   noiseFrom,
   type Samples,
 } from "../../diffusion/index.ts";
-import { imagesFromTensor } from "../../io/index.ts";
 import { chooseSampler } from "../choose-sampler.ts";
 import { partSessions } from "../part-sessions.ts";
 import { adapterLoader } from "./adapters.ts";
+import { attentionLevel, attentionRecord } from "./attention-maps.ts";
 import { batchesOf, firstPictures } from "./batches.ts";
 import { conditionsOf, negativeWords, partsOf, words } from "./conditions.ts";
 import { controlOf } from "./control.ts";
 import { guidedNetwork } from "./denoise.ts";
 import { enlarged } from "./enlarge.ts";
-import { contrastOf, samplingOf } from "./family.ts";
+import { contrastOf, type Size, samplingOf } from "./family.ts";
 import { type AutoencoderOptions, latentSpace } from "./latents.ts";
+import { measuredColours } from "./measured-colours.ts";
 import { memoryEstimate, mustFit } from "./memory.ts";
 import { openTextToImage } from "./open-model.ts";
+import { drawnPictures, type Paste, pasted } from "./paste.ts";
 import type {
   ResolvedRequest,
   TextToImageOptions,
@@ -32,7 +33,8 @@ import type {
   TextToImageRunOptions,
   TextToImageState,
 } from "./pipeline-types.ts";
-import { latentPreview } from "./preview.ts";
+import { latentPreview, previewDecoder } from "./preview.ts";
+import type { PromptTable } from "./prompt-tokens.ts";
 import {
   checkRequest,
   type PictureWords,
@@ -40,7 +42,9 @@ import {
   type TextToImageRequestInput,
   textToImageRequest,
 } from "./request.ts";
+import { mustTile, tilingMultiple } from "./seamless.ts";
 import { encodeSource, readControl, readSource, startOfBatch } from "./source.ts";
+import { stepCache } from "./step-cache.ts";
 import { textEncoders } from "./text.ts";
 
 /**
@@ -60,6 +64,8 @@ export async function textToImagePipeline(
   const denoiser = partSessions(model.denoiser, options);
   const vae = latentSpace(model, options);
   const control = model.controlNet && partSessions(model.controlNet, options);
+  const previews = model.previewVae && previewDecoder(model.previewVae, options);
+  const colours = measuredColours(family.colours);
   const adapters = adapterLoader(model);
   const free = async (part: { close(): Promise<void> }) => {
     if (options.lowMemory) await part.close();
@@ -81,6 +87,9 @@ export async function textToImagePipeline(
     guided: contrastOf(family, request) > 1,
     ...{ size, tile: request.vaeTile, lowMemory: options.lowMemory ?? false },
   });
+  /** The tokens that maps are made of: those of the first encoder. */
+  const promptTable = (picture: PictureWords, request: ResolvedRequest) =>
+    text.table(words(picture), request)[0]!.tokens;
   const takesAllSteps = ({ className }: Pick<ConfiguredSampler, "className">) =>
     family.consistency && className === "LCMScheduler";
 
@@ -94,13 +103,16 @@ export async function textToImagePipeline(
       const all = takesAllSteps(chooseSampler(model.scheduler, request.sampler, request.spread));
       const stepsAfter = (steps: number, strength: number) =>
         all ? steps : steps - firstStep(steps, strength, family.strengthRounds);
-      yield* enlarged(request, runOptions, { pass, multiple: model.factor * family.patch, stepsAfter });
+      const { size } = await readSource(request, model);
+      const multiple = model.factor * family.patch;
+      const check = (larger: Size) => mustTile(larger, request.seamless, tilingMultiple(model));
+      yield* enlarged(request, runOptions, { pass, size, multiple, check, stepsAfter });
     }
   }
 
   async function* pass(
     request: ResolvedRequest,
-    { signal, random: given }: TextToImageRunOptions,
+    { signal, random: given, attention }: TextToImageRunOptions,
   ): AsyncGenerator<TextToImageState, void, void> {
     // A list of one generator is that generator, as diffusers has it.
     const random = Array.isArray(given) && given.length === 1 ? (given[0] as Random) : given;
@@ -121,9 +133,12 @@ export async function textToImagePipeline(
       });
     }
     mustFit(model, memoryNeeds(request, size), options.memoryLimit);
-    const steering = await readControl(request, size);
+    const steering = await readControl(request, size, source);
     const changes = await adapters(request.loras);
-    const encoded = source && (await encodeSource(source, vae, { signal, tile: request.vaeTile }));
+    const { seamless, stepCache: every, stepCacheDepth: depth = 1 } = request;
+    const coding = { signal, tile: request.vaeTile, seamless };
+    const level = attention && attentionLevel(family, attention);
+    const encoded = source && (await encodeSource(source, vae, coding));
     if (encoded) await free(vae);
     const guidance: GuidanceOptions = {
       scale: contrastOf(family, request),
@@ -141,7 +156,10 @@ export async function textToImagePipeline(
       const perPicture = random === undefined || Array.isArray(random);
       const begin = startOfBatch(encoded, { plan, shape, noise, perPicture, vae, model });
       let calls = 0;
+      const looks = level === undefined ? undefined : attentionRecord(latentSize, level, batch.length);
       const network = guidedNetwork(family, denoiser, {
+        ...{ seamless, attention: looks },
+        cache: every === undefined ? undefined : stepCache({ every, depth, first: begin.first }),
         ...{ conditions, guidance, seen: begin.seen, signal, change: changes(model.denoiser.name) },
         control:
           model.controlNet &&
@@ -152,6 +170,7 @@ export async function textToImagePipeline(
               scale: request.controlScale,
               interval: request.controlInterval,
               first: begin.first,
+              seamless,
             },
           }),
         onCall: () => calls++,
@@ -171,32 +190,40 @@ export async function textToImagePipeline(
         const x0 = firstPictures(state.x0, wanted);
         const finished =
           step === ofBatch
-            ? await finish(firstPictures(state.x, wanted), batch, { signal, tile: request.vaeTile })
+            ? {
+                ...(await finish(firstPictures(state.x, wanted), batch, source?.paste, coding)),
+                ...(looks && { attention: looks.maps(batch.slice(0, wanted).map((one) => promptTable(one, request))) }),
+              }
             : {};
         yield {
           done: b * ofBatch + step,
           total: batches.length * ofBatch,
           ...{ step, steps: ofBatch, calls, first, seeds: batch.slice(0, wanted).map(({ seed }) => seed) },
           ...{ timestep: state.timestep, start, x: firstPictures(state.x, wanted), x0 },
-          preview: () => latentPreview(x0, family.colours),
+          preview: async () => previews?.decode(x0, coding) ?? latentPreview(x0, colours.current()),
           ...finished,
         };
       }
     }
   }
 
-  async function finish(latents: Samples, batch: readonly PictureWords[], decoding: AutoencoderOptions) {
+  async function finish(
+    latents: Samples,
+    batch: readonly PictureWords[],
+    paste: Paste | undefined,
+    decoding: AutoencoderOptions,
+  ) {
     await free(denoiser);
     if (control) await free(control);
     const decoded = await vae.decode(latents, decoding);
     await free(vae);
     decoding.signal?.throwIfAborted();
-    const size = decoded.data.length / decoded.shape[0]!;
-    const images = imagesFromTensor(decoded).map((image, i): TextToImagePicture => {
-      const own = decoded.data.subarray(i * size, (i + 1) * size);
-      const float = own.map((value) => Math.min(Math.max(value / 2 + 0.5, 0), 1));
-      return { ...image, ...batch[i]!, float: float32(decoded.shape.slice(1), float) };
-    });
+    colours.learn(latents, decoded);
+    const images: TextToImagePicture[] = [];
+    for (const [i, { image, float }] of drawnPictures(decoded).entries()) {
+      const whole = paste ? await pasted(float, paste) : { image, float };
+      images.push({ ...whole.image, ...batch[i]!, float: whole.float });
+    }
     return { decoded, images };
   }
 
@@ -216,6 +243,12 @@ export async function textToImagePipeline(
       const { size } = await readSource(request, model);
       return memoryEstimate(model, memoryNeeds(request, size));
     },
+    tokens(input) {
+      const request = resolve(input);
+      const tables = picturesOf(request).flatMap((picture) => text.table(words(picture), request));
+      const key = ({ encoder, prompt }: PromptTable) => JSON.stringify([encoder, prompt]);
+      return tables.filter((table, i) => tables.findIndex((other) => key(other) === key(table)) === i);
+    },
     dropped(input) {
       const request = resolve(input);
       const seen = picturesOf(request).flatMap((picture) => [
@@ -231,7 +264,7 @@ export async function textToImagePipeline(
       return images;
     },
     async close() {
-      await Promise.all([text.close(), denoiser.close(), vae.close(), control?.close()]);
+      await Promise.all([text.close(), denoiser.close(), vae.close(), control?.close(), previews?.close()]);
     },
   };
 }

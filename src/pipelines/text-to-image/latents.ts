@@ -4,6 +4,7 @@ import { concat, type Tensor } from "../../graph/index.ts";
 import { diagonalGaussian, inTiles } from "../../models/index.ts";
 import { type ComputeOptions, partSessions } from "../part-sessions.ts";
 import type { TextToImageModel } from "./model.ts";
+import { type Seamless, seamlessJob } from "./seamless.ts";
 
 /** The distribution that a picture is encoded as, before scaling: [1, channels, h, w]. */
 export interface Posterior {
@@ -16,6 +17,8 @@ export interface AutoencoderOptions {
   readonly signal?: AbortSignal;
   /** Works on overlapping tiles of this many pixels, so that memory does not grow with the picture. */
   readonly tile?: number;
+  /** Along which axes the picture tiles. */
+  readonly seamless?: Seamless;
 }
 
 /** The autoencoder of a model, between pictures in −1 … 1 and the latents that the denoising network sees. */
@@ -38,7 +41,7 @@ export function latentSpace(
   const scaling = scalingOf(network.config);
 
   return {
-    async encode(picture, { signal, tile } = {}) {
+    async encode(picture, { signal, tile, seamless } = {}) {
       const encodeTile = async (part: Samples): Promise<Samples> => {
         const job = {
           name: "encode",
@@ -50,7 +53,7 @@ export function latentSpace(
             return { encoded: concat([mean, deviation], 1) };
           },
         };
-        return (await sessions.run(job, { signal })).encoded as Samples;
+        return (await sessions.run(seamlessJob(job, seamless), { signal })).encoded as Samples;
       };
       const tiles = tile && { tile, overlap: overlapOf(tile, factor), multiple: factor };
       const encoded = tiles ? await inTiles(picture, encodeTile, tiles) : await encodeTile(picture);
@@ -75,14 +78,14 @@ export function latentSpace(
       return scaling.toLatents(float32(noise.shape, data));
     },
 
-    async decode(latents, { signal, tile } = {}) {
+    async decode(latents, { signal, tile, seamless } = {}) {
       const decodeTile = async (part: Samples): Promise<Samples> => {
         const job = {
           name: "decode",
           feeds: { latents: part },
           graph: (inputs: Readonly<Record<string, Tensor>>) => ({ picture: network.decode(inputs.latents!) }),
         };
-        return (await sessions.run(job, { signal })).picture as Samples;
+        return (await sessions.run(seamlessJob(job, seamless), { signal })).picture as Samples;
       };
       const whole = scaling.fromLatents(latents);
       const tiles = tile && { tile: tile / factor, overlap: overlapOf(tile, factor) / factor };

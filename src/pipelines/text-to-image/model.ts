@@ -29,12 +29,22 @@ export interface StoredModel {
   /** The denoising network. */
   readonly denoiser: StoredPart;
   readonly vae: StoredPart | undefined;
+  readonly previewVae: StoredPart | undefined;
   readonly textEncoders: readonly StoredTextEncoder[];
   readonly controlNet: StoredPart | undefined;
   readonly scheduler: SchedulerConfig;
   readonly aestheticScore: boolean;
   readonly zerosForEmptyPrompt: boolean;
   readonly warnings: readonly string[];
+}
+
+/** An autoencoder on disk. */
+export interface OpenedVae {
+  readonly part: Part<AutoencoderKL | AutoencoderTiny>;
+  /** Pixels per latent pixel, along each side. */
+  readonly factor: number;
+  /** Channels of the latents. */
+  readonly channels: number;
 }
 
 /** A text-to-image model on disk, its weights not read yet. */
@@ -45,6 +55,8 @@ export interface TextToImageModel {
   /** The network that denoises: `unet` or `transformer`. */
   readonly denoiser: Part;
   readonly vae: Part<AutoencoderKL | AutoencoderTiny>;
+  /** What previews are decoded with, and how many pixels a latent pixel becomes. */
+  readonly previewVae: OpenedVae | undefined;
   readonly textEncoders: readonly TextEncoder[];
   readonly controlNet?: Part<ControlNet>;
   readonly scheduler: SchedulerConfig;
@@ -61,8 +73,10 @@ export interface OpenModelOptions {
   readonly hub?: Omit<HubOptions, "variant">;
   /** Takes `NAME.VARIANT.safetensors`, for example "fp16". */
   readonly variant?: string;
-  /** A folder of another AutoencoderKL, or of an AutoencoderTiny. */
+  /** Another AutoencoderKL, or an AutoencoderTiny: a folder, a safetensors file, or `org/name` of the hub. */
   readonly vae?: string;
+  /** The same to decode previews with, best an AutoencoderTiny; without it they are a linear guess. */
+  readonly previewVae?: string;
   /** The folder of a ControlNetModel. */
   readonly controlNet?: string;
   /** A tokenizer's folder, for single-file checkpoints, which have none. */

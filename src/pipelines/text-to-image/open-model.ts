@@ -2,7 +2,7 @@ import { stat } from "node:fs/promises";
 import { UserError } from "../../core/errors.ts";
 import { isPipelineFolder, modelFolder } from "../../io/index.ts";
 import { autoencoderKL, autoencoderTiny } from "../../models/index.ts";
-import type { OpenModelOptions, StoredModel, StoredPart, TextToImageModel } from "./model.ts";
+import type { OpenedVae, OpenModelOptions, StoredModel, StoredPart, TextToImageModel } from "./model.ts";
 import { storedFile } from "./stored-file.ts";
 import { storedFolder } from "./stored-folder.ts";
 
@@ -29,12 +29,17 @@ export async function openTextToImage(model: string, options: OpenModelOptions =
 function assembled(stored: StoredModel): TextToImageModel {
   const { path, className, scheduler, warnings } = stored;
   if (!stored.vae) throw new UserError(`${path} has no autoencoder.`, { hint: "Give one as `vae`.", field: "vae" });
-  const vae = vaeOf(stored.vae);
+  const vae = vaeOf(stored.vae, "vae");
+  const previewVae = stored.previewVae && vaeOf(stored.previewVae, "previewVae");
   const parts = stored.kind.build(stored, { factor: vae.factor });
   const { channels } = parts.family;
-  if (vae.channels !== channels) {
-    throw new UserError(`The autoencoder has ${vae.channels} latent channels, the denoising network ${channels}.`, {
-      field: "vae",
+  for (const [field, opened] of [
+    ["vae", vae],
+    ["previewVae", previewVae],
+  ] as const) {
+    if (!opened || opened.channels === channels) continue;
+    throw new UserError(`The autoencoder has ${opened.channels} latent channels, the denoising network ${channels}.`, {
+      field,
     });
   }
   if (stored.controlNet && !parts.controlNet) {
@@ -43,11 +48,11 @@ function assembled(stored: StoredModel): TextToImageModel {
       field: "controlNet",
     });
   }
-  return { ...{ path, className, scheduler, warnings }, ...parts, vae: vae.part, factor: vae.factor };
+  return { ...{ path, className, scheduler, warnings }, ...parts, vae: vae.part, previewVae, factor: vae.factor };
 }
 
 /** Builds an autoencoder, and says how many pixels a latent pixel is and how many channels it has. */
-export function vaeOf({ className, config, weights }: StoredPart) {
+export function vaeOf({ className, config, weights }: StoredPart, field = "vae"): OpenedVae {
   if (className === "AutoencoderTiny") {
     const network = autoencoderTiny(config);
     // Every level but the last doubles the size.
@@ -57,7 +62,7 @@ export function vaeOf({ className, config, weights }: StoredPart) {
   if (className !== "AutoencoderKL") {
     throw new UserError(`${weights.source} holds a ${className ?? "network of unknown class"}.`, {
       hint: "An AutoencoderKL or an AutoencoderTiny is needed.",
-      field: "vae",
+      field,
     });
   }
   const network = autoencoderKL(config);

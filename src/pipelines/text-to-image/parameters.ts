@@ -87,6 +87,9 @@ export function parametersText({ model, request, size }: PictureRecord): string 
       "Denoising strength",
       request.enlarge ? request.enlargeStrength : request.image === undefined ? undefined : strength,
     ],
+    ["Mask blur", request.maskFeather || undefined],
+    ["Inpaint area", request.onlyMasked ? "Only masked" : undefined],
+    ["Masked area padding", request.onlyMasked ? request.maskPadding : undefined],
     ["Hires upscale", request.enlarge],
     ["Hires steps", request.enlargeSteps],
     // There 1 is what is 0 here: the last layer.

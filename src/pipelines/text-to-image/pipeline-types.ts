@@ -3,9 +3,11 @@ import type { Samples } from "../../diffusion/index.ts";
 import type { HostImage } from "../../io/index.ts";
 import type { Device } from "../../runtime/index.ts";
 import type { ComputeOptions } from "../part-sessions.ts";
+import type { AttentionOptions, TokenAttention } from "./attention-maps.ts";
 import type { GuidedConditions } from "./conditions.ts";
 import type { MemoryEstimate } from "./memory.ts";
 import type { OpenModelOptions, TextToImageModel } from "./model.ts";
+import type { PromptTable } from "./prompt-tokens.ts";
 import type { PictureWords, TextToImageRequest, TextToImageRequestInput } from "./request.ts";
 import type { DroppedText, TextEncoders } from "./text.ts";
 
@@ -42,10 +44,15 @@ export interface TextToImageState {
   readonly start: Samples;
   readonly x: Samples;
   readonly x0: Samples;
-  /** The estimate as small pictures, a pixel per latent pixel. */
-  preview(): HostImage[];
+  /**
+   * The estimate as small pictures, a pixel per latent pixel: by a linear guess, which costs nothing; or decoded by the option
+   * `previewVae`, as large as that draws.
+   */
+  preview(): Promise<HostImage[]>;
   /** The finished pictures, after the last step of the batch. */
   readonly images?: readonly TextToImagePicture[];
+  /** Of each finished picture where the tokens of its prompt were looked at, if that was asked for. */
+  readonly attention?: readonly (readonly TokenAttention[])[];
   /** [pictures, 3, height, width] as the autoencoder gives them, −1 to 1 and a little beyond. */
   readonly decoded?: Samples;
 }
@@ -57,6 +64,8 @@ export interface TextToImageRunOptions {
    * diffusers, or one for each. All pictures must then fit into one batch.
    */
   readonly random?: Random | readonly Random[];
+  /** Keeps where the network looked at the tokens of the prompts; the pictures are the same, the networks take more memory. */
+  readonly attention?: AttentionOptions;
 }
 
 /** A text-to-image model, ready to draw. */
@@ -75,6 +84,8 @@ export interface TextToImagePipeline {
   ): Promise<GuidedConditions>;
   /** An estimate from below of the memory that a request takes. */
   memory(request: TextToImageRequestInput): Promise<MemoryEstimate>;
+  /** What each text encoder sees of the request's prompts, and what falls off their end. */
+  tokens(request: TextToImageRequestInput): PromptTable[];
   /** What the text encoders do not see of the request's prompts. */
   dropped(request: TextToImageRequestInput): DroppedText[];
   /**

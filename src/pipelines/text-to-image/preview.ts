@@ -1,6 +1,9 @@
 import { float32 } from "../../core/host-tensor.ts";
 import type { Samples } from "../../diffusion/index.ts";
 import { type HostImage, imagesFromTensor } from "../../io/index.ts";
+import type { ComputeOptions } from "../part-sessions.ts";
+import { type AutoencoderOptions, latentSpace } from "./latents.ts";
+import type { OpenedVae } from "./model.ts";
 
 type Colour = readonly [red: number, green: number, blue: number];
 
@@ -11,9 +14,11 @@ export interface Colours {
   readonly offset: Colour;
 }
 
-// Fits of the published autoencoders' pictures to their latents, of four channels each. The numbers for Stable Diffusion
-// 1.x and 2.x are those of the Hugging Face forum's "Decoding latents to RGB without upscaling" (2022), those for SDXL of
-// the article "Explaining the SDXL latent space" (2023).
+// Fits of the published autoencoders' pictures to their latents, of four channels each: for Stable Diffusion 1.x and 2.x as
+// found by the forum's keturn for 1.4 (https://discuss.huggingface.co/t/decoding-latents-to-rgb-without-upscaling/23204/2, 2022), for
+// SDXL by T. A. Vass, there for bytes and so divided by 127.5 here
+// (https://huggingface.co/blog/TimothyAlexisVass/explaining-the-sdxl-latent-space, 2023). Where previews begin: see
+// `measuredColours` for what becomes of them.
 export const COLOURS = {
   stable: {
     channels: [
@@ -34,6 +39,16 @@ export const COLOURS = {
     offset: [22.5 / 127.5, 12.5 / 127.5, 2.5 / 127.5],
   },
 } as const satisfies Record<string, Colours>;
+
+/** Decodes previews: see the option `previewVae`. */
+export function previewDecoder({ part, factor }: OpenedVae, compute: ComputeOptions) {
+  const space = latentSpace({ vae: part, factor }, compute);
+  return {
+    decode: async (latents: Samples, { signal, seamless }: AutoencoderOptions): Promise<HostImage[]> =>
+      imagesFromTensor(await space.decode(latents, { signal, seamless })),
+    close: space.close,
+  };
+}
 
 /** Small pictures of latents [n, channels, h, w], a pixel each: a linear guess that costs nothing. */
 export function latentPreview(latents: Samples, colours: Colours | undefined): HostImage[] {

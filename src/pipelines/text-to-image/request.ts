@@ -5,6 +5,7 @@ import { pictureInput } from "../picture-input.ts";
 import { contrastOf } from "./family.ts";
 import type { TextToImageModel } from "./model.ts";
 import type { ResolvedRequest } from "./pipeline-types.ts";
+import { SEAMLESS } from "./seamless.ts";
 
 const SAMPLER_NAMES = Object.keys(SAMPLERS) as [SamplerName, ...SamplerName[]];
 const whole = (minimum: number) => z.number().int().min(minimum);
@@ -62,6 +63,22 @@ export const textToImageRequest = z.strictObject({
   clipSkip: whole(0).max(100).default(0).describe("last layers of the text encoder that are left out"),
   image: pictureInput().optional().describe("picture to start from"),
   mask: pictureInput().optional().describe("picture that is white where the image is painted anew, black where kept"),
+  maskFeather: whole(0)
+    .max(256)
+    .default(0)
+    .describe("pixels over which what was painted fades into the image, outside the mask"),
+  onlyMasked: z
+    .boolean()
+    .default(false)
+    .describe("draw the masked part of the image alone, as large as the model draws, and put it back"),
+  maskPadding: whole(0)
+    .max(16384)
+    .optional()
+    .describe("pixels around the mask that --only-masked draws too (default: 32)"),
+  keepOutside: z
+    .boolean()
+    .default(true)
+    .describe("put the image's own pixels back outside the mask, which else go through the autoencoder"),
   strength: z
     .number()
     .gt(0)
@@ -94,6 +111,14 @@ export const textToImageRequest = z.strictObject({
   negativeOriginalSize: heightAndWidth().optional().describe("originalSize to draw away from"),
   negativeCropTopLeft: heightAndWidth().optional().describe("cropTopLeft to draw away from"),
   negativeTargetSize: heightAndWidth().optional().describe("targetSize to draw away from"),
+  seamless: z.enum(SEAMLESS).optional().describe("draw pictures that tile along an axis, or both"),
+  stepCache: whole(2)
+    .max(100)
+    .optional()
+    .describe("compute the deep layers of the U-Net in each of this many steps once: faster, not exact (default: off)"),
+  stepCacheDepth: whole(1)
+    .optional()
+    .describe("how much is computed in all steps: layers of the way up, from its end (default: 1)"),
   vaeTile: whole(8).optional().describe("let the autoencoder work on tiles of this many pixels, to save memory"),
   batch: whole(1).default(1).describe("most pictures the network sees at once"),
 });
@@ -119,6 +144,7 @@ export interface PictureWords {
 const FIELDS_OF_SOME = [
   ...(["prompt2", "negativePrompt2", "prompt3", "negativePrompt3"] as const),
   ...(["weights", "chunks", "textLength", "clipSkip", "trueGuidance"] as const),
+  ...(["seamless", "stepCache", "stepCacheDepth"] as const),
   ...(["originalSize", "cropTopLeft", "targetSize"] as const),
   ...(["negativeOriginalSize", "negativeCropTopLeft", "negativeTargetSize"] as const),
 ];
@@ -137,6 +163,7 @@ export function checkRequest(request: ResolvedRequest, model: TextToImageModel):
   };
   need("strength", strength);
   need("mask", mask);
+  checkMask(request);
   if (family.inpainting && mask === undefined) {
     throw new UserError(`${model.path} is an inpainting model: it needs \`image\` and \`mask\`.`, {
       hint: "Give a mask that is white where the image is to be painted anew, or take another model.",
@@ -167,6 +194,7 @@ export function checkRequest(request: ResolvedRequest, model: TextToImageModel):
     throw new UserError(`\`${one}\` was given without \`${other}\`.`, { hint: "Give both, or none.", field: one });
   }
   checkGuidance(request, model);
+  checkSteps(request, model);
   const { vaeTile } = request;
   if (vaeTile !== undefined && vaeTile % model.factor !== 0) {
     throw new UserError(`Tiles of ${vaeTile} pixels were asked for; they must be multiples of ${model.factor}.`, {
@@ -212,6 +240,53 @@ function checkGuidance(request: ResolvedRequest, { family }: TextToImageModel): 
       hint: wish ? `Leave it out, or ${wish} above 1.` : "Leave it out.",
       field,
     });
+  }
+}
+
+/** What is said about tiling and about steps that are not computed as a whole. */
+function checkSteps(
+  { seamless, vaeTile, onlyMasked, stepCache, stepCacheDepth }: TextToImageRequest,
+  { family }: TextToImageModel,
+): void {
+  for (const [other, given] of [
+    ["vaeTile", vaeTile !== undefined],
+    ["onlyMasked", onlyMasked],
+  ] as const) {
+    if (seamless === undefined || !given) continue;
+    throw new UserError(
+      `\`seamless\` was given together with \`${other}\`, whose parts know nothing of opposite edges.`,
+      {
+        hint: "Leave one out.",
+        field: "seamless",
+      },
+    );
+  }
+  if (stepCacheDepth === undefined) return;
+  if (stepCache === undefined) {
+    throw new UserError("`stepCacheDepth` was given without `stepCache`.", {
+      hint: "Give both, or none.",
+      field: "stepCacheDepth",
+    });
+  }
+  const most = (family.unet?.skips ?? 1) - 1;
+  if (stepCacheDepth > most) {
+    throw new UserError(`stepCacheDepth is ${stepCacheDepth}; this model's U-Net has layers for at most ${most}.`, {
+      field: "stepCacheDepth",
+    });
+  }
+}
+
+/** What is said about a mask needs one. */
+function checkMask({ mask, maskFeather, onlyMasked, maskPadding, keepOutside }: TextToImageRequest): void {
+  for (const [field, given, other] of [
+    ["maskFeather", maskFeather > 0, mask === undefined && "`mask`"],
+    ["onlyMasked", onlyMasked, mask === undefined && "`mask`"],
+    ["keepOutside", !keepOutside, mask === undefined && "`mask`"],
+    ["maskPadding", maskPadding !== undefined, !onlyMasked && "`onlyMasked`"],
+    ["maskFeather", maskFeather > 0, !keepOutside && "`keepOutside`, where nothing fades into anything"],
+  ] as const) {
+    if (!given || !other) continue;
+    throw new UserError(`\`${field}\` was given without ${other}.`, { hint: "Give both, or none.", field });
   }
 }
 

@@ -7,13 +7,17 @@ import {
   type Samples,
   type SamplingPlan,
 } from "../../diffusion/index.ts";
-import { type HostImage, resizeImage, tensorFromImages } from "../../io/index.ts";
+import { tensorFromImages } from "../../io/index.ts";
 import { decodePicture } from "../picture-input.ts";
 import { scaled } from "../unconditional-editing.ts";
 import type { Size } from "./family.ts";
 import type { AutoencoderOptions, LatentSpace, Posterior } from "./latents.ts";
+import type { Box } from "./mask.ts";
+import { fitted, fittedCrop, maskedPicture, mustBeAsLarge } from "./masked-source.ts";
 import type { TextToImageModel } from "./model.ts";
+import type { Paste } from "./paste.ts";
 import type { TextToImageRequest } from "./request.ts";
+import { mustTile, resizedSeamless, tilingMultiple } from "./seamless.ts";
 
 /** The picture a request starts from, at the size that is drawn. */
 export interface Source {
@@ -22,12 +26,17 @@ export interface Source {
   /** [1, 1, height, width]: 1 is painted anew, 0 kept. */
   readonly mask: Samples | undefined;
   readonly strength: number;
+  /** The part of the picture that is drawn; undefined where all of it is. */
+  readonly crop?: Box;
+  /** Where what was drawn goes; undefined where it is the result itself. */
+  readonly paste?: Paste;
 }
 
 /**
  * The size that is drawn, [height, width] in pixels, and the picture it starts from.
  *
- * A picture is scaled to the width and height of the request; without these, it is taken as it is.
+ * A picture is scaled to the width and height of the request; without these, it is taken as it is, unless only a part of it
+ * is drawn: then the size is that of training.
  * @throws UserError for a size that the model cannot draw (naming the nearest ones), and pictures that cannot be read
  */
 export async function readSource(
@@ -44,35 +53,45 @@ export async function readSource(
     const [height, width] = sized ? [0, 0] : picture ? [picture.height, picture.width] : trainedSize(model);
     const size = [request.height ?? height, request.width ?? width] as const;
     checkSize(size, model, picture && "controlImage");
+    mustTile(size, request.seamless, tilingMultiple(model));
     return { size, source: undefined };
   }
   const picture = await decodePicture(image, { field: "image", channels: 3 });
-  const size = [request.height ?? picture.height, request.width ?? picture.width] as const;
-  checkSize(size, model, request.height === undefined && request.width === undefined ? "image" : undefined);
+  const unsized = request.height === undefined && request.width === undefined;
+  const own = request.onlyMasked ? (sized ? [0, 0] : trainedSize(model)) : [picture.height, picture.width];
+  const size = [request.height ?? own[0]!, request.width ?? own[1]!] as const;
+  checkSize(size, model, unsized && !request.onlyMasked ? "image" : undefined);
+  mustTile(size, request.seamless, tilingMultiple(model));
   const strength = request.strength ?? model.family.defaults(request).strength;
-  const pixels = tensorFromImages([await fitted(picture, size)]);
-  if (mask === undefined) return { size, source: { image: pixels, mask: undefined, strength } };
-  const gray = await decodePicture(mask, { field: "mask", channels: 1 });
-  if (gray.width !== picture.width || gray.height !== picture.height) {
-    throw new UserError(
-      `The mask is ${gray.width}×${gray.height} (width × height), the image ${picture.width}×${picture.height}.`,
-      { hint: "Both must have the same size.", field: "mask" },
-    );
+  if (mask === undefined) {
+    const { seamless } = request;
+    const scaled = await (seamless ? resizedSeamless(picture, size, seamless) : fitted(picture, size));
+    return { size, source: { image: tensorFromImages([scaled]), mask: undefined, strength } };
   }
-  const { data } = tensorFromImages([await fitted(gray, size)]);
-  // diffusers makes masks black and white at half gray.
+  const masked = await maskedPicture(picture, mask, request, size);
   const binary = float32(
     [1, 1, ...size],
-    data.map((value) => (value >= 0 ? 1 : 0)),
+    Float32Array.from(masked.mask.data, (value) => value / 255),
   );
-  return { size, source: { image: pixels, mask: binary, strength } };
+  const { crop, paste } = masked;
+  return { size, source: { image: tensorFromImages([masked.image]), mask: binary, strength, crop, paste } };
 }
 
-/** The picture that a control network sees, [1, 3, height, width] from 0 to 1, scaled to the size that is drawn. */
-export async function readControl({ controlImage }: TextToImageRequest, size: Size): Promise<Samples | undefined> {
+/**
+ * The picture that a control network sees, [1, 3, height, width] from 0 to 1, scaled to the size that is drawn.
+ *
+ * @param source of which only a part may be drawn: then of the picture, too
+ */
+export async function readControl(
+  { controlImage }: TextToImageRequest,
+  size: Size,
+  source: Source | undefined,
+): Promise<Samples | undefined> {
   if (controlImage === undefined) return undefined;
   const picture = await decodePicture(controlImage, { field: "controlImage", channels: 3 });
-  const { shape, data } = tensorFromImages([await fitted(picture, size)]);
+  const { crop, paste } = source ?? {};
+  if (crop) mustBeAsLarge(picture, paste!.original, "controlImage");
+  const { shape, data } = tensorFromImages([await (crop ? fittedCrop(picture, crop, size) : fitted(picture, size))]);
   return float32(
     shape,
     data.map((value) => (value + 1) / 2),
@@ -212,10 +231,6 @@ function checkSize([height, width]: Size, { factor, family }: TextToImageModel, 
       });
     }
   }
-}
-
-async function fitted(image: HostImage, [height, width]: Size): Promise<HostImage> {
-  return image.width === width && image.height === height ? image : resizeImage(image, { width, height });
 }
 
 /** The mask at the latents' size: the top left pixel of each square, as torch's nearest interpolation takes it. */

@@ -4,6 +4,7 @@ import type { OriginalComponent } from "../../models/index.ts";
 import { openSingleFile } from "../single-file.ts";
 import { stableDiffusion } from "./families/stable-diffusion.ts";
 import type { OpenModelOptions, StoredModel, StoredPart } from "./model.ts";
+import { storedVae } from "./stored-vae.ts";
 
 /** CLIP's other text encoder, OpenCLIP, is padded with this token, which has id 0. */
 const OPEN_CLIP_PADDING = "!";
@@ -11,7 +12,7 @@ const OPEN_CLIP_PADDING = "!";
 /** Reads a single-file checkpoint, with a tokenizer from elsewhere. UserErrors as of `openTextToImage`. */
 export async function storedFile(
   path: string,
-  { vae, controlNet, scheduler, tokenizer, variant }: OpenModelOptions,
+  { vae, previewVae, controlNet, scheduler, tokenizer, variant, hub }: OpenModelOptions,
 ): Promise<StoredModel> {
   if (tokenizer === undefined) {
     throw new UserError(`${path} is a single file, which has no tokenizer.`, {
@@ -34,12 +35,14 @@ export async function storedFile(
   // The second encoder of XL and the only one of 2.x are OpenCLIP's.
   const padding = (name: string) => (name === "text_encoder_2" || family === "2.x" ? OPEN_CLIP_PADDING : undefined);
   const encoders = (["text_encoder", "text_encoder_2"] as const).filter((name) => parts[name]);
+  const choice = { variant, hub, own: parts.vae?.config };
   return {
     path,
     className: `single file of Stable Diffusion ${family}`,
     kind: stableDiffusion,
     denoiser: stored(parts.unet),
-    vae: vae === undefined ? parts.vae && stored(parts.vae) : await readModelFolder(vae, { variant }),
+    vae: vae === undefined ? parts.vae && stored(parts.vae) : await storedVae(vae, { ...choice, field: "vae" }),
+    previewVae: previewVae === undefined ? undefined : await storedVae(previewVae, { ...choice, field: "previewVae" }),
     textEncoders: await Promise.all(
       encoders.map(async (name) => ({
         name,

@@ -4,6 +4,7 @@ import { UserError } from "../../core/errors.ts";
 import {
   openTokenizer,
   type PipelineComponent,
+  readJsonObject,
   readModelFolder,
   readPipelineFolder,
   readSchedulerConfig,
@@ -11,6 +12,7 @@ import {
 import { FAMILIES } from "./families/index.ts";
 import type { FamilyKind } from "./family.ts";
 import type { OpenModelOptions, StoredModel } from "./model.ts";
+import { storedVae } from "./stored-vae.ts";
 
 /** Parts that change no picture. */
 const UNUSED = ["safety_checker", "feature_extractor", "image_encoder", "watermark"];
@@ -18,7 +20,7 @@ const UNUSED = ["safety_checker", "feature_extractor", "image_encoder", "waterma
 /** Reads a folder in diffusers' layout. UserErrors as of `openTextToImage`. */
 export async function storedFolder(
   path: string,
-  { variant, vae, controlNet, scheduler }: OpenModelOptions,
+  { variant, hub, vae, previewVae, controlNet, scheduler }: OpenModelOptions,
 ): Promise<StoredModel> {
   const { className, components, options } = await readPipelineFolder(path);
   const kind = kindOf(path, className, components);
@@ -27,10 +29,14 @@ export async function storedFolder(
   const encoders = kind.textEncoders.filter(({ name }) => components.has(name));
   const control = controlNet ?? components.get("controlnet")?.path;
   const safety = components.get("safety_checker");
+  // Where another autoencoder is chosen, the weights of the model's own need not be there.
+  const own = await readJsonObject(join(at("vae"), "config.json")).catch(() => undefined);
+  const choice = { variant, hub, own };
   return {
     ...{ path, className, kind },
     denoiser: await read(at(kind.denoiser)),
-    vae: await read(vae ?? at("vae")),
+    vae: vae === undefined ? await read(at("vae")) : await storedVae(vae, { ...choice, field: "vae" }),
+    previewVae: previewVae === undefined ? undefined : await storedVae(previewVae, { ...choice, field: "previewVae" }),
     textEncoders: await Promise.all(
       encoders.map(async ({ name }) => ({
         name,

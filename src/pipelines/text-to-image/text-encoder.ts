@@ -76,11 +76,14 @@ export function t5TextEncoder(
     read(text, { textLength = length } = {}) {
       const chunkOf = ({ ids, used }: EncodedPrompt): TokenChunk => ({
         ids,
+        end: used - 1,
         mask: masked ? ids.map((_, i) => (i < used ? 1 : 0)) : undefined,
       });
       const encoded = tokenizer.encodePadded(prepare(text), textLength);
       const empty = chunkOf(tokenizer.encodePadded("", textLength));
-      return { chunks: [chunkOf(encoded)], empty, dropped: encoded.dropped };
+      const lost = encoded.dropped === "" ? [] : tokenizer.encode(prepare(text)).slice(textLength - 1, -1);
+      const unseen = lost.map((id) => ({ id, weight: 1 }));
+      return { chunks: [chunkOf(encoded)], empty, dropped: encoded.dropped, unseen };
     },
     job: ({ ids, mask }) => ({
       name: "states",

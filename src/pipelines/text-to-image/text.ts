@@ -2,6 +2,7 @@ import { float32, sizeOf } from "../../core/host-tensor.ts";
 import type { Samples } from "../../diffusion/index.ts";
 import { type ComputeOptions, partSessions, type WeightChange } from "../part-sessions.ts";
 import type { TextToImageModel } from "./model.ts";
+import { type PromptTable, promptTokens } from "./prompt-tokens.ts";
 import type { TextEncoder } from "./text-encoder.ts";
 import type { PromptReading, TokenChunk } from "./token-chunks.ts";
 
@@ -42,6 +43,8 @@ export interface TextEncoders {
   tokens(texts: TextForEach): (readonly number[])[];
   /** In how many parts a text is encoded. */
   parts(texts: TextForEach, reading?: PromptReading): number;
+  /** The tokens of a text for each encoder, with those that fall off the end. */
+  table(texts: TextForEach, reading?: PromptReading): PromptTable[];
   /** What the encoders do not see of a text. */
   dropped(texts: TextForEach, reading?: PromptReading): DroppedText[];
   close(): Promise<void>;
@@ -101,6 +104,14 @@ export function textEncoders(
     tokens: (texts) => encoders.map((encoder, i) => encoder.read(textFor(texts, i)).chunks[0]!.ids),
     parts: (texts, reading) =>
       Math.max(...encoders.map((encoder, i) => encoder.read(textFor(texts, i), reading).chunks.length)),
+    table: (texts, reading) =>
+      encoders.map(({ part, tokenizer, read }, i) => {
+        const prompt = textFor(texts, i);
+        const seen = read(prompt, reading);
+        const tokens = promptTokens(tokenizer, seen);
+        const room = tokens.filter(({ chunk, kind }) => chunk === 0 && (kind === "text" || kind === "padding")).length;
+        return { encoder: part.name, prompt, room, tokens, dropped: seen.dropped };
+      }),
     dropped: (texts, reading) => {
       const all = encoders.map((encoder, i) => {
         const text = textFor(texts, i);

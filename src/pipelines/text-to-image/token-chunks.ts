@@ -19,6 +19,14 @@ export interface TokenChunk {
   readonly weights?: readonly number[];
   /** 1 for each token and 0 for padding, where that is not to be seen. */
   readonly mask?: readonly number[];
+  /** The place of the end token: before it stands the text, behind it padding. */
+  readonly end: number;
+}
+
+/** A token of a text, and how much it counts. */
+export interface WeightedToken {
+  readonly id: number;
+  readonly weight: number;
 }
 
 /** A text as its encoder takes it. */
@@ -26,8 +34,9 @@ export interface ReadPrompt {
   readonly chunks: TokenChunk[];
   /** A chunk without a text. */
   readonly empty: TokenChunk;
-  /** What is not seen of the text. */
+  /** What is not seen of the text, and its tokens. */
   readonly dropped: string;
+  readonly unseen: readonly WeightedToken[];
 }
 
 /** A text for CLIP, in chunks of `length` tokens. */
@@ -42,7 +51,7 @@ export function tokenChunks(
     invariant(ids[0] === tokenizer.start && ids.at(-1) === tokenizer.end, "a text without its start or end token");
     return ids.slice(1, -1).map((id) => ({ id, weight: piece.weight }));
   });
-  const chunkOf = (part: readonly { readonly id: number; readonly weight: number }[]): TokenChunk => {
+  const chunkOf = (part: readonly WeightedToken[]): TokenChunk => {
     const padding = length - part.length - 2;
     const filled = <T>(before: T, middle: readonly T[], after: T, rest: T) => [
       ...[before, ...middle, after],
@@ -50,6 +59,7 @@ export function tokenChunks(
     ];
     const ids = part.map(({ id }) => id);
     return {
+      end: part.length + 1,
       ids: filled(tokenizer.start!, ids, tokenizer.end, tokenizer.padding),
       weights: part.every(({ weight }) => weight === 1)
         ? undefined
@@ -63,9 +73,11 @@ export function tokenChunks(
   };
   const room = length - 2;
   const count = long ? Math.max(1, Math.ceil(tokens.length / room)) : 1;
+  const unseen = tokens.slice(count * room);
   return {
     chunks: Array.from({ length: count }, (_, i) => chunkOf(tokens.slice(i * room, (i + 1) * room))),
     empty: chunkOf([]),
-    dropped: tokenizer.decode(tokens.slice(count * room).map(({ id }) => id)),
+    dropped: tokenizer.decode(unseen.map(({ id }) => id)),
+    unseen,
   };
 }

@@ -93,6 +93,8 @@ function requestOf({ call, lora, generator_seeds }: StableDiffusionCase, tensors
     negativeTargetSize: call.negative_target_size,
     image: imageOf(tensors.get("input.image_u8")),
     mask: imageOf(tensors.get("input.mask_u8")),
+    // diffusers puts nothing back.
+    keepOutside: tensors.has("input.mask_u8") ? false : undefined,
     loras: lora && [{ path: join(folder, "cases", lora.file), scale: lora.scale }],
     seeds: Array.isArray(generator_seeds) && generator_seeds.length === pictures ? [...generator_seeds] : undefined,
     batch: pictures,

@@ -2,7 +2,7 @@ import { UserError } from "../../../core/errors.ts";
 import { concat, type Tensor } from "../../../graph/index.ts";
 import { type UNet2DCondition, unet2dCondition } from "../../../models/index.ts";
 import { controlNetFor, residualInputs } from "../control.ts";
-import { bothSides, type Family, type FamilyKind, type FamilyParts, type Size } from "../family.ts";
+import { bothSides, type Family, type FamilyKind, type FamilyParts, type Size, type UNetSeams } from "../family.ts";
 import type { StoredModel } from "../model.ts";
 import { COLOURS } from "../preview.ts";
 import type { FieldOfSome, TextToImageRequest } from "../request.ts";
@@ -47,7 +47,7 @@ function build(stored: StoredModel, { factor }: { readonly factor: number }): Fa
   const xl = unet.config.addition_embed_type === "text_time";
   const textEncoders = stored.textEncoders.map((encoder) => clipEncoder(encoder, { penultimate: xl }));
   const fields: readonly FieldOfSome[] = [
-    ...(["weights", "chunks", "clipSkip"] as const),
+    ...(["weights", "chunks", "clipSkip", "seamless", "stepCache", "stepCacheDepth"] as const),
     ...(textEncoders.length > 1 ? (["prompt2", "negativePrompt2"] as const) : []),
     ...(xl ? SIZES : []),
   ];
@@ -68,9 +68,10 @@ function build(stored: StoredModel, { factor }: { readonly factor: number }): Fa
       ...(xl ? { timeIds: timeIdsOf(unet, request, { size, negative, aestheticScore, path }) } : {}),
       ...(told !== null ? { timestepCondition: guidanceEmbedding(request.guidance - 1, told) } : {}),
     }),
-    predict: (inputs: Readonly<Record<string, Tensor>>) => {
+    unet: seamsOf(unet),
+    predict: (inputs: Readonly<Record<string, Tensor>>, hooks) => {
       const { textEmbeds, timeIds, timestepCondition } = inputs;
-      const others = { textEmbeds, timeIds, timestepCondition, ...residualInputs(inputs) };
+      const others = { textEmbeds, timeIds, timestepCondition, ...residualInputs(inputs, unet.skips), ...hooks };
       const sample = inputs.mask ? concat([inputs.latents!, inputs.mask, inputs.kept!], 1) : inputs.latents!;
       return unet(sample, inputs.timestep!, inputs.text!, others);
     },
@@ -80,6 +81,11 @@ function build(stored: StoredModel, { factor }: { readonly factor: number }): Fa
   const controlNet = stored.controlNet && controlNetFor(stored.controlNet, unet, factor);
   const denoiser = { name: "unet", network: unet, weights: stored.denoiser.weights };
   return { denoiser, textEncoders, controlNet, family };
+}
+
+function seamsOf({ skips, config: { down_block_types: blocks } }: UNet2DCondition): UNetSeams {
+  const attentionLevels = blocks.flatMap((type, level) => (type.startsWith("CrossAttn") ? [level] : []));
+  return { skips, halvings: blocks.length - 1, attentionLevels };
 }
 
 /** Of the U-Net: the states that are kept for the way up, and about eight of its widest at work. */

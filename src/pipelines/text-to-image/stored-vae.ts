@@ -1,0 +1,56 @@
+import { existsSync } from "node:fs";
+import { stat } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
+import { UserError } from "../../core/errors.ts";
+import { type JsonObject, modelFolder, openWeightFile, readModelFolder } from "../../io/index.ts";
+import { isOriginalCheckpoint } from "../../models/index.ts";
+import { externalWeights, openSingleFile } from "../single-file.ts";
+import type { OpenModelOptions, StoredPart } from "./model.ts";
+
+export interface VaeChoice extends Pick<OpenModelOptions, "variant" | "hub"> {
+  readonly field: "vae" | "previewVae";
+  /** The configuration of the model's own autoencoder, whose latents another one must be made for. */
+  readonly own: JsonObject | undefined;
+}
+
+/**
+ * Reads an autoencoder that was chosen for a model: a folder in diffusers' layout or `org/name` of the hub, a safetensors file
+ * in such a folder, or one as its authors published it, of the autoencoder alone or of a whole checkpoint.
+ *
+ * @throws UserError when it is something else
+ */
+export async function storedVae(given: string, { variant, hub, field, own }: VaeChoice): Promise<StoredPart> {
+  const path = await modelFolder(given, { ...hub, variant }).catch((error) => {
+    if (!(error instanceof UserError)) throw error;
+    throw new UserError(error.message, { field, cause: error });
+  });
+  if (!(await stat(path)).isFile()) return readModelFolder(path, { variant });
+  if (!path.endsWith(".safetensors")) {
+    throw new UserError(`${path} is no safetensors file.`, {
+      hint: "Pickled weights can run any program while they are read, so they are not opened.",
+      field,
+    });
+  }
+  const file = await openWeightFile(path);
+  const { weights } = externalWeights(file);
+  if (isOriginalCheckpoint(weights)) {
+    // A file of an autoencoder alone does not say how its latents are scaled; the model does.
+    const scaling = own?.scaling_factor;
+    const configs = typeof scaling === "number" ? { vae: { scaling_factor: scaling } } : {};
+    const { parts, externalData } = await openSingleFile(path, { configs });
+    if (!parts.vae)
+      throw new UserError(`${path} holds no autoencoder, only ${Object.keys(parts).join(", ")}.`, { field });
+    const { className, config, weights: bound } = parts.vae;
+    return { className, config, weights: { source: path, bound, externalData } };
+  }
+  if (existsSync(join(dirname(path), "config.json"))) {
+    return { ...(await readModelFolder(dirname(path), { variant })), weights: file };
+  }
+  throw new UserError(
+    `${basename(path)} has no config.json beside it and is no checkpoint as its authors published it.`,
+    {
+      hint: "Give a folder in diffusers' layout.",
+      field,
+    },
+  );
+}
