@@ -1,7 +1,14 @@
 export * from "./bound.ts";
 export { groupOrders } from "./config/exponential.ts";
 export { dynamicShiftMu } from "./config/flow.ts";
-export { type ConfiguredSampler, defaultOptions, samplerFromConfig, schedulerConfig } from "./config/index.ts";
+export {
+  type ConfiguredSampler,
+  defaultOptions,
+  samplerFromConfig,
+  schedulerConfig,
+  type TrainedFor,
+  trainedFor,
+} from "./config/index.ts";
 export { isSchedulerClass, parseSchedulerConfig, type SchedulerClass, type SchedulerConfig } from "./config/options.ts";
 export type { PlanRequest, RunOptions, SamplingPlan } from "./config/plan.ts";
 export * from "./denoiser.ts";

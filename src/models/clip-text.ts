@@ -58,7 +58,8 @@ export interface TextStates {
 
 /**
  * CLIP's text encoder (Radford et al. 2021), as transformers' `CLIPTextModel`: called with token ids [n, tokens] as int64
- * and, where some are not to be seen, a mask [n, tokens] of 1 and 0 as float32.
+ * and, where some are not to be seen, a mask [n, tokens] of 1 and 0 as float32. Embeddings [n, tokens, width] may be given
+ * in the place of those that its table has for the ids.
  */
 export function clipText(config: Config = {}) {
   return encoder("CLIPTextModel", config, false);
@@ -92,7 +93,7 @@ function encoder(className: string, config: Config, projected: boolean) {
       ? linear(width, c.projection_dim, { bias: false, initial: width ** -0.5 * c.initializer_factor })
       : undefined,
   };
-  const network = module(parts, (ids: Tensor, mask?: Tensor): TextStates => {
+  const network = module(parts, (ids: Tensor, mask?: Tensor, embedded?: Tensor): TextStates => {
     const tokens = ids.shape[1]!;
     if (tokens > c.max_position_embeddings) {
       throw new UserError(`This text encoder has positions for ${c.max_position_embeddings} tokens; given ${tokens}.`, {
@@ -102,7 +103,7 @@ function encoder(className: string, config: Config, projected: boolean) {
     const { token_embedding, position_embedding } = text.embeddings.parts;
     const positions = slice(position_embedding.parts.weight.tensor, 0, 0, tokens);
     const seen = visible(tokens, mask);
-    const hidden = [add(token_embedding(ids), positions)];
+    const hidden = [add(embedded ?? token_embedding(ids), positions)];
     for (const each of text.encoder.parts.layers) hidden.push(each(hidden.at(-1)!, seen));
     const last = text.final_layer_norm(hidden.at(-1)!);
     const pooled = atEnd(last, ids, c.eos_token_id);

@@ -15,6 +15,13 @@ export {
   type ScalingSource,
 } from "./encode.ts";
 export { type EncodeControl, type EncodeInput, encode, encodeSchema } from "./encode-recipe.ts";
+export { type FineTuneOptions, fineTune } from "./fine-tune.ts";
+export {
+  type FineTuneRecipe,
+  type FineTuneRecipeInput,
+  fineTuneRecipeSchema,
+  readFineTuneRecipe,
+} from "./fine-tune-recipe.ts";
 export { type FrozenTextOptions, frozenText } from "./frozen-text.ts";
 export { imageDenoisingTask } from "./image-denoising.ts";
 export { writeModel } from "./image-model-folder.ts";

@@ -74,7 +74,16 @@ export function latentDenoisingTask(
 }
 
 /** z of inputs `moments` and `posteriorNoise`: the latent that the denoiser sees. */
-function sampledLatent({ channels, height, width, scalingFactor, shiftFactor }: LatentDataset, count: number): Tensor {
+export function sampledLatent(
+  {
+    channels,
+    height,
+    width,
+    scalingFactor,
+    shiftFactor,
+  }: Pick<LatentDataset, "channels" | "height" | "width" | "scalingFactor" | "shiftFactor">,
+  count: number,
+): Tensor {
   const moments = input("moments", [count, 2 * channels, height, width]);
   const { mean, deviation } = diagonalGaussian(moments);
   const drawn = add(mean, mul(deviation, input("posteriorNoise", [count, channels, height, width])));

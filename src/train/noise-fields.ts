@@ -53,7 +53,7 @@ export function scheduleOf(recipe: NoiseOptions): NoiseSchedule {
 }
 
 /** The weight of each timestep's error that a recipe asks for. */
-export function weightingOf({ weighting, snrGamma }: NoiseOptions): LossWeighting {
+export function weightingOf({ weighting, snrGamma }: Pick<NoiseOptions, "weighting" | "snrGamma">): LossWeighting {
   return weighting === "uniform" ? { kind: "uniform" } : { kind: "min-snr", gamma: snrGamma };
 }
 

@@ -74,22 +74,43 @@ export type LossNetwork = (x: Tensor, timesteps: Tensor) => Tensor;
  * @returns a scalar
  */
 export function diffusionLoss(network: LossNetwork, objective: Objective, batch: NoisyBatch): Tensor {
-  return objective.predict === "flow" ? flowLoss(network, objective, batch) : scheduleLoss(network, objective, batch);
+  const errors = errorsOf(network, objective, batch);
+  return errors.weights ? mean(perImage(errors)) : mean(mul(errors.error, errors.error));
 }
 
-function flowLoss(network: LossNetwork, { schedule }: FlowObjective, { x0, noise, timesteps }: NoisyBatch): Tensor {
+/** The same for each image, [n]: their mean is {@link diffusionLoss}. */
+export function imageLosses(network: LossNetwork, objective: Objective, batch: NoisyBatch): Tensor {
+  return perImage(errorsOf(network, objective, batch));
+}
+
+interface Errors {
+  /** What the network is wrong by, [n, c, h, w]. */
+  readonly error: Tensor;
+  /** The weight of each image's timestep, [n]; all equal where there are none. */
+  readonly weights?: Tensor;
+}
+
+function errorsOf(network: LossNetwork, objective: Objective, batch: NoisyBatch): Errors {
+  return objective.predict === "flow" ? flowErrors(network, objective, batch) : noiseErrors(network, objective, batch);
+}
+
+function perImage({ error, weights }: Errors): Tensor {
+  const squares = mul(sumSquares(error, [1, 2, 3]), error.shape[0]! / sizeOf(error.shape));
+  return weights ? mul(squares, weights) : squares;
+}
+
+function flowErrors(network: LossNetwork, { schedule }: FlowObjective, { x0, noise, timesteps }: NoisyBatch): Errors {
   const n = x0.shape[0]!;
   const sigma = reshape(mul(timesteps, 1 / schedule.steps), [n, 1, 1, 1]);
   const velocity = sub(noise, x0);
-  const output = network(add(x0, mul(velocity, sigma)), timesteps);
-  return squaredError(output, velocity);
+  return { error: sub(network(add(x0, mul(velocity, sigma)), timesteps), velocity) };
 }
 
-function scheduleLoss(
+function noiseErrors(
   network: LossNetwork,
   { schedule, predict, weighting = { kind: "uniform" } }: ScheduleObjective,
   { x0, noise, timesteps }: NoisyBatch,
-): Tensor {
+): Errors {
   const n = x0.shape[0]!;
   const levels = Array.from(schedule.alphasCumprod, (alphaBar, t) => levelOfAlphaBar(alphaBar, t));
   const ofTimestep = (table: readonly number[] | Float32Array) =>
@@ -98,11 +119,9 @@ function scheduleLoss(
   const sigma = ofTimestep(levels.map((level) => level.sigma));
   const noisy = add(mul(x0, alpha), mul(noise, sigma));
   const output = network(noisy, cast(timesteps, "float32"));
-  if (weighting.kind === "uniform") return squaredError(output, wanted());
   const error = sub(output, wanted());
-  const perImage = mul(sumSquares(error, [1, 2, 3]), n / sizeOf(x0.shape));
-  const weights = reshape(ofTimestep(lossWeights(schedule, predict, weighting)), [n]);
-  return mean(mul(perImage, weights));
+  if (weighting.kind === "uniform") return { error };
+  return { error, weights: reshape(ofTimestep(lossWeights(schedule, predict, weighting)), [n]) };
 
   function wanted(): Tensor {
     if (predict === "noise") return noise;
@@ -113,9 +132,4 @@ function scheduleLoss(
       mul(noise, ofTimestep(coefficients.map(([, ofNoise]) => ofNoise))),
     );
   }
-}
-
-function squaredError(output: Tensor, wanted: Tensor): Tensor {
-  const error = sub(output, wanted);
-  return mean(mul(error, error));
 }

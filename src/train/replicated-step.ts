@@ -27,7 +27,7 @@ export function replicatedStep(
   network: PartGroup,
   loss: Tensor | StepLoss,
   replicas: number,
-  { clip, target, epsilon, weightDecay }: StepOptions,
+  { clip, target, epsilon, weightDecay, fixed, averaged }: StepOptions,
   frozenValues: ReadonlyMap<string, HostTensor> = new Map(),
 ): TrainingStep {
   const trainable = [...namedParameters(network)].filter(([, parameter]) => parameter.trainable);
@@ -53,8 +53,9 @@ export function replicatedStep(
     "next.square": next.square,
     "next.average": towards(vector("state.average"), next.parameters, scalars.averaging),
   };
+  const others = averaged ? bindParameters(averaged, outputs["next.average"], layout, new Map(), fixed) : fixed;
   return {
-    model: toOnnx(outputs, { bind: bindParameters(network, next.parameters, layout, frozenValues), target }),
+    model: toOnnx(outputs, { bind: bindParameters(network, next.parameters, layout, frozenValues, others), target }),
     layout,
     outputs,
     resident: residentOf(outputs),

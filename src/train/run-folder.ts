@@ -1,5 +1,6 @@
 import { appendFile, mkdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
+import { isDeepStrictEqual } from "node:util";
 import { UserError } from "../core/errors.ts";
 import { readJsonObject, savePlot, writeFileAtomically, writeJsonObject } from "../io/index.ts";
 import { checkpointFiles } from "./checkpoint.ts";
@@ -50,7 +51,7 @@ export async function newestCheckpoint(recipe: RunOptions): Promise<string | und
     const before = await readJsonObject(paths.recipe);
     const now = new Map(Object.entries(recipe));
     const changed = [...now.keys()].filter(
-      (key) => !MAY_CHANGE.has(key) && JSON.stringify(before[key]) !== JSON.stringify(now.get(key)),
+      (key) => !MAY_CHANGE.has(key) && !isDeepStrictEqual(before[key], asRead(now.get(key))),
     );
     if (changed.length > 0) {
       const lines = changed.map(
@@ -63,6 +64,11 @@ export async function newestCheckpoint(recipe: RunOptions): Promise<string | und
     }
   }
   return newest;
+}
+
+/** A value as it is once it has been written and read. The order of an object's fields says nothing. */
+function asRead(value: unknown): unknown {
+  return value === undefined ? undefined : JSON.parse(JSON.stringify(value));
 }
 
 /** Records the recipe in the run's folder, which is made where it is missing. */

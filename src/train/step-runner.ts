@@ -6,7 +6,7 @@ import type { AdamWOptions, FlatLayout } from "../optim/index.ts";
 import { openSession, type Session, type SessionOptions, trainingTarget } from "../runtime/index.ts";
 import { gradientName, replicatedStep, STAND_STILL } from "./replicated-step.ts";
 import { measureName, type SCALARS, type StateName, scalarFeeds, type TrainingStep, trainingStep } from "./step.ts";
-import type { StepLoss } from "./task.ts";
+import type { FixedWeights, StepLoss } from "./task.ts";
 
 type Feeds = Readonly<Record<string, HostTensor>>;
 /** The scalars of one optimizer step, see `adamwScalars` and `emaDecay`. */
@@ -21,6 +21,9 @@ export interface StepRunnerOptions extends AdamWOptions {
   readonly accumulate?: number;
   readonly clip: number;
   readonly frozen?: ReadonlyMap<string, HostTensor>;
+  readonly fixed?: FixedWeights;
+  /** See `TrainingTask`. */
+  readonly averaged?: PartGroup;
   readonly device?: SessionOptions["device"];
   readonly threads: number;
   readonly profile?: boolean;
@@ -69,15 +72,24 @@ export async function openStepRunner(options: StepRunnerOptions): Promise<StepRu
   return replicas > 1 ? openReplicas(options, replicas) : openSingle(options);
 }
 
-function sessionOptions({ device, profile }: StepRunnerOptions, threads: number, resident: Record<string, string>) {
+function sessionOptions(
+  { device, profile, fixed }: StepRunnerOptions,
+  threads: number,
+  resident: Record<string, string>,
+) {
   // Planned memory would come on top of what the first run took: a third more at the peak, and no faster.
-  return { device, profile, threads, resident, memoryPattern: false };
+  return { device, profile, threads, resident, memoryPattern: false, externalData: fixed?.externalData };
 }
 
 async function openSingle(options: StepRunnerOptions): Promise<StepRunner> {
   const { network, lossOf, batch, accumulate = 1, device, threads, frozen } = options;
   const target = await trainingTarget(device);
-  const graph = trainingStep(network, lossOf(batch / accumulate), { ...options, target }, frozen);
+  const graph = trainingStep(
+    network,
+    lossOf(batch / accumulate),
+    { ...options, target, fixed: options.fixed?.bind },
+    frozen,
+  );
   const { layout } = graph;
   const session = await openSession(graph.model.bytes, {
     ...sessionOptions(options, threads, { ...graph.resident }),
@@ -105,7 +117,13 @@ async function openSingle(options: StepRunnerOptions): Promise<StepRunner> {
 async function openReplicas(options: StepRunnerOptions, replicas: number): Promise<StepRunner> {
   const { network, lossOf, batch, device, threads, frozen, beta1 = 0.9, beta2 = 0.999 } = options;
   const target = await trainingTarget(device);
-  const graph = replicatedStep(network, lossOf(batch / replicas), replicas, { ...options, target }, frozen);
+  const graph = replicatedStep(
+    network,
+    lossOf(batch / replicas),
+    replicas,
+    { ...options, target, fixed: options.fixed?.bind },
+    frozen,
+  );
   const { layout } = graph;
   const sessions = await Promise.all(
     Array.from({ length: replicas }, (_, i) =>

@@ -31,6 +31,10 @@ export interface StepOptions extends AdamWOptions {
   /** Gradients of so many runs are averaged before the optimizer moves; 1 moves at every run. */
   readonly accumulate?: number;
   readonly target?: Target;
+  /** Where weights lie that the network does not hold and the loss uses; see `FixedWeights`. */
+  readonly fixed?: (leaf: Tensor) => Binding | undefined;
+  /** Another network of the same parameters, which has their moving average; see `TrainingTask`. */
+  readonly averaged?: PartGroup;
 }
 
 /** A whole training step as one ONNX graph: (state, batch) → (state′, metrics). */
@@ -89,7 +93,7 @@ export function lossOutputs(given: Tensor | StepLoss, trainable: readonly (reado
 export function trainingStep(
   network: PartGroup,
   loss: Tensor | StepLoss,
-  { clip, accumulate = 1, target, ...optimizer }: StepOptions,
+  { clip, accumulate = 1, target, fixed, averaged, ...optimizer }: StepOptions,
   frozenValues: ReadonlyMap<string, HostTensor> = new Map(),
 ): TrainingStep {
   const trainable = [...namedParameters(network)].filter(([, parameter]) => parameter.trainable);
@@ -132,8 +136,9 @@ export function trainingStep(
     "next.average": nextAverage,
   });
 
+  const others = averaged ? bindParameters(averaged, average, layout, new Map(), fixed) : fixed;
   return {
-    model: toOnnx(outputs, { bind: bindParameters(network, state.parameters, layout, frozenValues), target }),
+    model: toOnnx(outputs, { bind: bindParameters(network, state.parameters, layout, frozenValues, others), target }),
     layout,
     outputs,
     resident: residentOf(outputs),
@@ -146,12 +151,13 @@ export function residentOf(outputs: Readonly<Record<string, Tensor>>): Record<st
   return Object.fromEntries(next.map((name) => [name.replace("next.", "state."), name]));
 }
 
-/** Binds trainable parameters to views of one vector, and the others to their values. */
+/** Binds trainable parameters to views of one vector, the others to their values, and what is not the network's as `fixed` says. */
 export function bindParameters(
   network: PartGroup,
   vector: Tensor,
   layout: FlatLayout,
   frozenValues: ReadonlyMap<string, HostTensor>,
+  fixed?: (leaf: Tensor) => Binding | undefined,
 ): (leaf: Tensor) => Binding | undefined {
   const views = unflatten(vector, layout);
   const byName = new Map(layout.entries.map(({ name }, i) => [name, views[i]!]));
@@ -162,7 +168,7 @@ export function bindParameters(
     if (view) bindings.set(parameter.tensor, { kind: "tensor", tensor: view });
     else if (frozen) bindings.set(parameter.tensor, { kind: "data", tensor: frozen });
   }
-  return (leaf) => bindings.get(leaf);
+  return (leaf) => bindings.get(leaf) ?? fixed?.(leaf);
 }
 
 /** The network's output with parameters read from a vector that the session keeps: for samples during training. */
@@ -172,7 +178,8 @@ export function evaluationGraph(
   layout: FlatLayout,
   target: Target | undefined,
   frozenValues: ReadonlyMap<string, HostTensor> = new Map(),
+  fixed?: (leaf: Tensor) => Binding | undefined,
 ): OnnxModel {
-  const bind = bindParameters(network, input("parameters", [layout.size]), layout, frozenValues);
+  const bind = bindParameters(network, input("parameters", [layout.size]), layout, frozenValues, fixed);
   return toOnnx({ output: cast(output, "float32") }, { bind, target });
 }

@@ -1,7 +1,7 @@
 import type { HostTensor } from "../core/host-tensor.ts";
 import type { Random } from "../core/random.ts";
 import type { BatchPosition } from "../data/index.ts";
-import type { Tensor } from "../graph/index.ts";
+import type { Binding, Tensor } from "../graph/index.ts";
 import type { PartGroup } from "../nn/module.ts";
 import type { FlatLayout } from "../optim/index.ts";
 
@@ -50,12 +50,29 @@ export interface TrainedWeights {
 }
 
 /**
+ * Weights that a task's graphs use and its run neither changes nor keeps: those of a model that is fine-tuned. They stay in
+ * their files and are no part of checkpoints, so a task's fingerprint must tell them apart.
+ */
+export interface FixedWeights {
+  /** Where the value of a leaf is that is no parameter of the task's network. */
+  readonly bind: (leaf: Tensor) => Binding | undefined;
+  /** The folder of the files that such values lie in. */
+  readonly externalData?: string;
+}
+
+/**
  * What a run trains, apart from how: the network, its loss, its data, and where the result goes. The trainer makes steps
  * of it, a run checkpoints, metrics and files; neither knows what kind of model it is.
  */
 export interface TrainingTask {
   readonly data: TaskData;
   readonly network: PartGroup;
+  readonly fixed?: FixedWeights;
+  /**
+   * Another network of the same parameters by the same names, which the loss's graph may use beside `network`: it has their
+   * moving average, and no gradient reaches it. So a network can be taught by what it has been.
+   */
+  readonly averaged?: PartGroup;
   /** The numbers the parameters start from, trainable or not. */
   start(random: Random): ReadonlyMap<string, HostTensor<"float32">>;
   /** The loss of so many samples, reading its batch from inputs by name. */

@@ -52,7 +52,8 @@ export async function openTrainer(options: RunOptions, task: TrainingTask, from?
   const runner = await openStepRunner({
     network: task.network,
     lossOf: task.lossOf,
-    ...{ batch, accumulate, clip, beta1, beta2, epsilon, weightDecay, frozen },
+    ...{ batch, accumulate, clip, beta1, beta2, epsilon, weightDecay, frozen, fixed: task.fixed },
+    averaged: task.averaged,
     device: device.name,
     threads: options.threads ?? availableParallelism(),
   });

@@ -1,3 +1,6 @@
+import { UserError } from "../../core/errors.ts";
+import { type FlowPath, flowPath } from "../flow-path.ts";
+import type { NoiseSchedule } from "../schedule.ts";
 import { planEuler, planEulerAncestral, planHeun, planLms, planMidpoint } from "./exploding.ts";
 import { planDeis, planDpmMultistep, planDpmSinglestep, planSaSolver, planUnipc } from "./exponential.ts";
 import { planImprovedPndm, planLcm, planTcd } from "./few-step.ts";
@@ -12,6 +15,7 @@ import {
 } from "./options.ts";
 import type { PlanParts, PlanRequest, SamplingPlan } from "./plan.ts";
 import { planDdim, planDdimInverse, planDdpm, planPndm } from "./preserving.ts";
+import { predictionOf, scheduleOf } from "./shared.ts";
 
 const PLANS: Readonly<Record<SchedulerClass, (config: ReadConfig, request: PlanRequest) => PlanParts>> = {
   DDPMScheduler: planDdpm,
@@ -85,6 +89,32 @@ export function schedulerConfig(sampler: Pick<ConfiguredSampler, "className" | "
     typeof value === "number" && !Number.isFinite(value) ? String(value) : value,
   ]);
   return { _class_name: sampler.className, ...Object.fromEntries(written) };
+}
+
+/** What a network was trained for. */
+export type TrainedFor =
+  | { readonly schedule: NoiseSchedule; readonly predict: "noise" | "x0" | "v" }
+  | { readonly schedule: FlowPath; readonly predict: "flow" };
+
+/**
+ * What the network beside a scheduler configuration was trained for, to train it further.
+ * @throws UserError for configurations of EDM and of consistency models
+ */
+export function trainedFor(config: SchedulerConfig): TrainedFor {
+  const read = readConfig(config);
+  const { className, options } = read;
+  if (className.startsWith("FlowMatch")) {
+    return { schedule: flowPath({ steps: options.num_train_timesteps as number }), predict: "flow" };
+  }
+  if (!("beta_schedule" in options)) {
+    throw new UserError(`A ${className} does not say on which noise schedule its network was trained.`, {
+      hint: "Schedulers with a beta_schedule do, and those of flow matching.",
+      field: "model",
+    });
+  }
+  const predict = predictionOf(read, ["epsilon", "sample", "v_prediction"]);
+  if (predict === "flow") throw new UserError(`A ${className} of a flow network cannot be trained with.`);
+  return { schedule: scheduleOf(read), predict };
 }
 
 /** The defaults of a class, for listings. */

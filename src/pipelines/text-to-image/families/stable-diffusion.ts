@@ -1,4 +1,5 @@
 import { UserError } from "../../../core/errors.ts";
+import { guidanceEmbedding } from "../../../diffusion/index.ts";
 import { concat, type Tensor } from "../../../graph/index.ts";
 import { type UNet2DCondition, unet2dCondition } from "../../../models/index.ts";
 import { controlNetFor, residualInputs } from "../control.ts";
@@ -124,22 +125,4 @@ function timeIdsOf(
     hint: "Is requires_aesthetics_score in model_index.json right?",
     field: "model",
   });
-}
-
-/**
- * The embedding of a guidance scale that latent consistency models are told (Luo et al. 2023, section 4.2): sines and
- * cosines of 1000 w, in float32 as diffusers computes it.
- */
-function guidanceEmbedding(w: number, width: number): Float32Array {
-  const f = Math.fround;
-  const half = Math.floor(width / 2);
-  const step = f(f(Math.log(10000)) / (half - 1));
-  const scaled = f(f(w) * 1000);
-  const row = new Float32Array(width);
-  for (let i = 0; i < half; i++) {
-    const angle = f(scaled * f(Math.exp(f(-step * i))));
-    row[i] = Math.sin(angle);
-    row[half + i] = Math.cos(angle);
-  }
-  return row;
 }
