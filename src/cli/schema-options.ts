@@ -90,12 +90,17 @@ export function readOption({ kind }: Pick<SchemaField, "kind">, text: string): u
   return kind === "number" && text !== "" && !Number.isNaN(Number(text)) ? Number(text) : text;
 }
 
+/** The flag of a field, without the dashes before it. */
+export function flagOf(key: string): string {
+  return key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+}
+
 function fieldsOf(schema: z.ZodObject): SchemaField[] {
   return Object.entries(schema.shape).map(([key, type]) => {
     const { inner, standard } = unwrapped(type as z.ZodType);
     return {
       key,
-      flag: key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`),
+      flag: flagOf(key),
       ...kindOf(inner),
       description: (type as z.ZodType).description ?? "",
       standard,

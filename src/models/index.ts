@@ -34,6 +34,19 @@ export {
   originalCheckpoint,
 } from "./original-checkpoint.ts";
 export type { OriginalFamily } from "./original-config.ts";
+export {
+  type PatchDiscriminator,
+  type PatchDiscriminatorOptions,
+  patchDiscriminator,
+  smallestSide,
+} from "./patch-discriminator.ts";
+export {
+  linearName,
+  type PerceptualDistance,
+  perceptualDistance,
+  SMALLEST_PERCEIVED,
+  VGG16_WIDTHS,
+} from "./perceptual-distance.ts";
 export type { PixArt, PixArtConfig, PixArtInputs } from "./pixart.ts";
 export { bindPacked, linearWeights, packedBytes, type QuantizeOptions, quantizeMatrix } from "./quantize.ts";
 export type { SD3, SD3Config } from "./sd3.ts";

@@ -36,9 +36,6 @@ export type VQModelConfig = z.output<z.ZodObject<typeof fields>>;
 /** The network that `vqModel` builds. */
 export type VQModel = ReturnType<typeof vqModel>;
 
-/** Weight of the codebook's part of the loss (van den Oord et al. 2017, eq. 3, on the side diffusers has it). */
-const BETA = 0.25;
-
 /**
  * The autoencoder with a codebook of Esser et al. 2021, as diffusers' `VQModel`: `encode` an image [n, c, h, w] to
  * latents [n, width, h/2^k, w/2^k], `quantize` them to their nearest codebook entries, `decode` those.
@@ -69,7 +66,7 @@ export function vqModel(config: Config = {}) {
 
 /**
  * The nearest rows of a codebook [entries, width] to the pixels of z [n, width, h, w]. Gradients pass straight through
- * to z; the codebook learns by the loss.
+ * to z; the codebook learns by its error, which is to be part of the loss (van den Oord et al. 2017, eq. 3).
  */
 function quantize(z: Tensor, codebook: Tensor) {
   const [n, width, h, w] = z.shape as [number, number, number, number];
@@ -79,14 +76,17 @@ function quantize(z: Tensor, codebook: Tensor) {
   const distances = sub(squares, matmul(pixels, codebook, { transB: true, alpha: 2 }));
   const indices = argMin(distances, 1); // [n·h·w]
   const nearest = transpose(reshape(gather(codebook, indices), [n, h, w, width]), [0, 3, 1, 2]);
-  const difference = (a: Tensor, b: Tensor) => {
-    const d = sub(a, b);
-    return mean(mul(d, d));
+  const distance = (a: Tensor, b: Tensor) => {
+    const difference = sub(a, b);
+    return mean(mul(difference, difference));
   };
   return {
     quantized: add(z, stopGradient(sub(nearest, z))),
     /** Which entries, over images, rows and columns: [n·h·w]. */
     indices,
-    loss: add(difference(stopGradient(nearest), z), mul(difference(nearest, stopGradient(z)), BETA)),
+    /** How far entries are from the latents that chose them, squared: moves the entries only. */
+    codebookError: distance(nearest, stopGradient(z)),
+    /** The same number, which moves the latents only: how little the encoder commits itself to entries. */
+    commitmentError: distance(z, stopGradient(nearest)),
   };
 }

@@ -49,6 +49,13 @@ export type Bind = (leaf: Tensor) => Binding | undefined;
 
 const FLOATS: readonly DType[] = ["float32", "float16", "bfloat16", "float64"];
 
+/** How an error speaks of weights that do not fit. */
+export interface MatchOptions {
+  /** What to call the checkpoint. */
+  readonly what?: string;
+  readonly hint?: string;
+}
+
 /**
  * Matches a checkpoint with a network's parameters, in both directions.
  *
@@ -56,8 +63,8 @@ const FLOATS: readonly DType[] = ["float32", "float16", "bfloat16", "float64"];
  *   inside the graph
  * @throws UserError that lists all weights that are missing, not expected, of another shape or not numbers
  */
-export function bindWeights(network: Weighted, weights: WeightSource, { what = "The checkpoint" } = {}): Bind {
-  const matched = matchWeights(network, weights, { what });
+export function bindWeights(network: Weighted, weights: WeightSource, options: MatchOptions = {}): Bind {
+  const matched = matchWeights(network, weights, options);
   const byLeaf = new Map<Tensor, Binding>();
   for (const [name, { parameter, stored }] of matched) {
     if (stored.transposed) {
@@ -75,7 +82,7 @@ export function bindWeights(network: Weighted, weights: WeightSource, { what = "
 export function matchWeights(
   network: Weighted,
   weights: WeightSource,
-  { what = "The checkpoint" } = {},
+  { what = "The checkpoint", hint = "Weights and config.json must be of the same network." }: MatchOptions = {},
 ): Map<string, { readonly parameter: Parameter; readonly stored: StoredWeight; readonly storedName: string }> {
   const parameters = namedParameters(network);
   const names = new Map<string, string>();
@@ -106,9 +113,7 @@ export function matchWeights(
   const present = problems.filter(([, list]) => list.length > 0);
   if (present.length === 0) return found;
   const lists = present.map(([title, list]) => `${list.length} ${title}:\n${list.map((n) => `  ${n}`).join("\n")}`);
-  throw new UserError(`${what} does not fit the network.\n${lists.join("\n")}`, {
-    hint: "Weights and config.json must be of the same network.",
-  });
+  throw new UserError(`${what} does not fit the network.\n${lists.join("\n")}`, { hint });
 }
 
 /**

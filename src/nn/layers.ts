@@ -85,6 +85,12 @@ export function conv2d(
   });
 }
 
+/** The most groups of group normalization, 32 at most as in Wu & He 2018, that divide all numbers of channels. */
+export function groupsFor(channels: readonly number[]): number {
+  for (let groups = 32; groups > 1; groups--) if (channels.every((count) => count % groups === 0)) return groups;
+  return 1;
+}
+
 /** Group normalization with a scale and a shift for each channel of [n, channels, …]. */
 export function groupNorm(groups: number, channels: number, { epsilon = 1e-5 } = {}) {
   const weight = parameter([channels], constant(1));

@@ -99,6 +99,17 @@ describe("clipping", () => {
     });
   });
 
+  test("in parts clips each by its own norm, and gives the norm of all", async () => {
+    const g = vector(5).map((x, i) => (i < 30 ? 0.01 * x : 10 * x));
+    const found = await run(clipByNorm(input("g", [N]), 1, [30, 10]), { g: float32([N], g) });
+    expect(found.norm![0]).toBeCloseTo(Math.hypot(...g), 4);
+    // The first part is below the limit and stays, however large the other is.
+    found.clipped!.subarray(0, 30).forEach((x, i) => {
+      expect(x).toBeCloseTo(g[i]!, 6);
+    });
+    expect(Math.hypot(...found.clipped!.subarray(30))).toBeCloseTo(1, 4);
+  });
+
   test("of no gradient at all gives none, not NaN", async () => {
     const found = await run(clipByNorm(input("g", [N]), 1), { g: float32([N], new Float32Array(N)) });
     expect([...found.clipped!, ...found.norm!]).toEqual(new Array(N + 1).fill(0));

@@ -6,7 +6,7 @@ import { initialize } from "../models/index.ts";
 import { writeModel } from "./image-model-folder.ts";
 import { lossFor, type TrainedNetwork } from "./network.ts";
 import { openPreview } from "./preview.ts";
-import type { Recipe } from "./recipe.ts";
+import { type Recipe, readRecipe } from "./recipe.ts";
 import { runPaths } from "./run-folder.ts";
 import type { TaskFeeds, TrainingTask } from "./task.ts";
 
@@ -15,6 +15,7 @@ export function imageDenoisingTask(recipe: Recipe, dataset: Dataset, trained: Tr
   const { name, count, warnings, classNames } = dataset;
   return {
     data: { name, count, warnings, fingerprint: () => fingerprint(dataset) },
+    readRecipe,
     network: trained.network,
     start: (random) => initialize(trained.network, random),
     lossOf: (images) => lossFor(recipe, dataset, trained, images),

@@ -1,6 +1,11 @@
 /** Training: recipes, the step as one graph, runs and their folders. */
-export { trainAutoencoder } from "./autoencoder.ts";
-export { type AutoencoderRecipe, type AutoencoderRecipeInput, autoencoderRecipeSchema } from "./autoencoder-recipe.ts";
+export { autoencoderTask, type SplitData, trainAutoencoder } from "./autoencoder.ts";
+export {
+  type AutoencoderRecipe,
+  type AutoencoderRecipeInput,
+  autoencoderRecipeSchema,
+  readAutoencoderRecipe,
+} from "./autoencoder-recipe.ts";
 export { type AutoencoderSession, openAutoencoder } from "./autoencoder-session.ts";
 export * from "./checkpoint.ts";
 export * from "./condition.ts";

@@ -95,7 +95,7 @@ export async function planTraining(
   const recipe = readRecipe(input);
   const dataset = options.dataset ?? (await datasetOf(recipe, { signal: options.signal, cache: false }));
   const trained = networkFor(recipe, dataset);
-  const newest = await newestCheckpoint(recipe);
+  const newest = await newestCheckpoint(recipe, readRecipe);
   const progress = newest ? await readProgress(join(runPaths(recipe.run).checkpoints, newest)) : undefined;
   if (progress) requireSameData(progress, imageDenoisingTask(recipe, dataset, trained).data);
   const sessions = replicasFor({ ...recipe, threads: recipe.threads ?? availableParallelism() });

@@ -2,7 +2,15 @@ import type { HostTensor } from "../core/host-tensor.ts";
 import { add, input, mul, type Tensor, toOnnx } from "../graph/index.ts";
 import { namedParameters, type PartGroup } from "../nn/module.ts";
 import { adamw, clipByNorm, flatLayout, towards } from "../optim/index.ts";
-import { bindParameters, lossOutputs, residentOf, SCALARS, type StepOptions, type TrainingStep } from "./step.ts";
+import {
+  bindParameters,
+  firstOf,
+  lossOutputs,
+  residentOf,
+  SCALARS,
+  type StepOptions,
+  type TrainingStep,
+} from "./step.ts";
 import type { StepLoss } from "./task.ts";
 
 /** What a replicated step reads besides `SCALARS`: AdamW's decays, so that a run can also leave the state as it is. */
@@ -38,11 +46,11 @@ export function replicatedStep(
     Tensor
   >;
   const handedOut = Array.from({ length: replicas }, (_, i) => vector(gradientName(i)));
-  const { clipped, norm } = clipByNorm(mul(handedOut.reduce(add), 1 / replicas), clip);
+  const { outputs: ofLoss, gradient, networks, bind } = lossOutputs(loss, trainable);
+  const { clipped, norm } = clipByNorm(mul(handedOut.reduce(add), 1 / replicas), clip, networks);
   const state = { parameters: vector("state.parameters"), mean: vector("state.mean"), square: vector("state.square") };
   const { beta1, beta2 } = scalars;
   const next = adamw(state, clipped, scalars, { beta1, beta2, epsilon, weightDecay });
-  const { outputs: ofLoss, gradient } = lossOutputs(loss, trainable);
   const outputs = {
     ...ofLoss,
     gradient,
@@ -55,7 +63,10 @@ export function replicatedStep(
   };
   const others = averaged ? bindParameters(averaged, outputs["next.average"], layout, new Map(), fixed) : fixed;
   return {
-    model: toOnnx(outputs, { bind: bindParameters(network, next.parameters, layout, frozenValues, others), target }),
+    model: toOnnx(outputs, {
+      bind: firstOf(bindParameters(network, next.parameters, layout, frozenValues, others), bind),
+      target,
+    }),
     layout,
     outputs,
     resident: residentOf(outputs),

@@ -2,7 +2,7 @@ import { appendFile, mkdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import { UserError } from "../core/errors.ts";
-import { readJsonObject, savePlot, writeFileAtomically, writeJsonObject } from "../io/index.ts";
+import { type JsonObject, readJsonObject, savePlot, writeFileAtomically, writeJsonObject } from "../io/index.ts";
 import { checkpointFiles } from "./checkpoint.ts";
 import type { RunOptions } from "./run-options.ts";
 import type { StepMetrics } from "./trainer.ts";
@@ -24,10 +24,13 @@ export function runPaths(run: string) {
 
 /**
  * Fields of a recipe that may change from one session of a run to the next; any other change would make it another run.
+ * Data and weights that are read may lie elsewhere, but must be the same: their fingerprint is compared.
  */
 const MAY_CHANGE: ReadonlySet<string> = new Set([
   "run",
   "data",
+  "perceptual",
+  "perceptualLinear",
   "steps",
   "minutes",
   "checkpointEvery",
@@ -42,21 +45,25 @@ const MAY_CHANGE: ReadonlySet<string> = new Set([
 
 /**
  * Finds where a run stands, and checks that it was started with the same recipe. Writes nothing.
+ * @param read gives what was recorded the defaults of fields that are newer than the run
  * @returns the name of the newest checkpoint, if there is one
  */
-export async function newestCheckpoint(recipe: RunOptions): Promise<string | undefined> {
+export async function newestCheckpoint(
+  recipe: RunOptions,
+  read: (recorded: JsonObject) => object = (recorded) => recorded,
+): Promise<string | undefined> {
   const paths = runPaths(recipe.run);
   const newest = (await checkpointFiles(paths.checkpoints)).at(-1);
   if (newest) {
-    const before = await readJsonObject(paths.recipe);
-    const now = new Map(Object.entries(recipe));
-    const changed = [...now.keys()].filter(
-      (key) => !MAY_CHANGE.has(key) && !isDeepStrictEqual(before[key], asRead(now.get(key))),
+    const before = { ...read(await readJsonObject(paths.recipe)) } as JsonObject;
+    const now: JsonObject = { ...recipe };
+    const fields = new Set([...Object.keys(now), ...Object.keys(before)]);
+    const said = (value: unknown) => JSON.stringify(value) ?? "nothing";
+    const changed = [...fields].filter(
+      (key) => !MAY_CHANGE.has(key) && !isDeepStrictEqual(asRead(before[key]), asRead(now[key])),
     );
     if (changed.length > 0) {
-      const lines = changed.map(
-        (key) => `  ${key}: ${JSON.stringify(before[key])} before, ${JSON.stringify(now.get(key))} now`,
-      );
+      const lines = changed.map((key) => `  ${key}: ${said(before[key])} before, ${said(now[key])} now`);
       throw new UserError(`${recipe.run} holds a run with another recipe.\n${lines.join("\n")}`, {
         hint: "Give the same options to continue it, or another run folder to start anew.",
         field: changed[0],

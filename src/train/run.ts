@@ -21,6 +21,11 @@ import { openTrainer, type StepMetrics, type Trainer } from "./trainer.ts";
 export type TrainingEvent =
   | {
       readonly kind: "started";
+      /** The run's folder. */
+      readonly run: string;
+      /** How many steps it is to have, and images of each. */
+      readonly steps: number;
+      readonly batch: number;
       readonly parameters: number;
       readonly images: number;
       readonly from: number;
@@ -63,7 +68,7 @@ export async function runTask(
   task: TrainingTask,
   control: RunControl = {},
 ): Promise<TrainingResult> {
-  const newest = await newestCheckpoint(options);
+  const newest = await newestCheckpoint(options, task.readRecipe);
   const from = newest ? await readCheckpoint(runPaths(options.run).checkpoints, newest) : undefined;
   const trainer = await openTrainer(options, task, from);
   const run = new Run(options, task, trainer, control);
@@ -98,6 +103,9 @@ class Run {
     const { layout, step } = trainer;
     this.emit({
       kind: "started",
+      run: recipe.run,
+      steps: recipe.steps,
+      batch: recipe.batch,
       parameters: layout.size,
       images: this.task.data.count,
       from: step(),

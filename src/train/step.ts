@@ -1,4 +1,5 @@
-import { float32, type HostTensor } from "../core/host-tensor.ts";
+import { invariant } from "../core/errors.ts";
+import { float32, type HostTensor, sizeOf } from "../core/host-tensor.ts";
 import {
   add,
   type Binding,
@@ -12,6 +13,7 @@ import {
   type Tensor,
   toOnnx,
 } from "../graph/index.ts";
+import type { Bind } from "../models/index.ts";
 import { namedParameters, type Parameter, type PartGroup } from "../nn/module.ts";
 import {
   type AdamWOptions,
@@ -69,9 +71,12 @@ export function scalarFeeds(
 /** The name of the output that holds a measure of the loss. */
 export const measureName = (name: string) => `measure.${name}`;
 
-/** A loss with its measures as a graph's outputs, and the gradients of `trainable` as one vector. */
+/**
+ * A loss with its measures as a graph's outputs, the gradients of `trainable` as one vector with the lengths of the parts
+ * that are clipped apart, and the loss's own bindings.
+ */
 export function lossOutputs(given: Tensor | StepLoss, trainable: readonly (readonly [string, Parameter])[]) {
-  const { loss, measures = {}, gradients: own }: StepLoss = "loss" in given ? given : { loss: given };
+  const { loss, measures = {}, gradients: own, networkOf, bind }: StepLoss = "loss" in given ? given : { loss: given };
   const leaves = new Map(trainable.map(([name, { tensor }]) => [name, tensor] as const));
   const each = own ? own(leaves) : gradients(loss, [...leaves.values()]);
   return {
@@ -80,7 +85,25 @@ export function lossOutputs(given: Tensor | StepLoss, trainable: readonly (reado
       ...Object.fromEntries(Object.entries(measures).map(([name, tensor]) => [measureName(name), tensor])),
     } as Record<string, Tensor>,
     gradient: flatten(each),
+    networks: networkOf ? networkSizes(trainable, networkOf) : [],
+    bind,
   };
+}
+
+/** How many numbers the parameters of each network have. */
+function networkSizes(
+  parameters: readonly (readonly [string, Parameter])[],
+  networkOf: (parameter: string) => string,
+): number[] {
+  const sizes = new Map<string, number>();
+  let last: string | undefined;
+  for (const [name, { shape }] of parameters) {
+    const network = networkOf(name);
+    invariant(network === last || !sizes.has(network), `the parameters of ${network} do not follow each other`);
+    sizes.set(network, (sizes.get(network) ?? 0) + sizeOf(shape));
+    last = network;
+  }
+  return [...sizes.values()];
 }
 
 /**
@@ -106,11 +129,11 @@ export function trainingStep(
     Tensor
   >;
 
-  const { outputs, gradient: fresh } = lossOutputs(loss, trainable);
+  const { outputs, gradient: fresh, networks, bind } = lossOutputs(loss, trainable);
   let next: typeof state;
   let nextAverage: Tensor;
   if (accumulate === 1) {
-    const { clipped, norm } = clipByNorm(fresh, clip);
+    const { clipped, norm } = clipByNorm(fresh, clip, networks);
     outputs.gradientNorm = norm;
     next = adamw(state, clipped, scalars, optimizer);
     nextAverage = towards(average, next.parameters, scalars.averaging);
@@ -118,7 +141,7 @@ export function trainingStep(
     const sum = vector("gradient");
     const move = input("move", []);
     const total = add(sum, mul(fresh, 1 / accumulate));
-    const { clipped, norm } = clipByNorm(total, clip);
+    const { clipped, norm } = clipByNorm(total, clip, networks);
     outputs.gradientNorm = norm;
     const moved = adamw(state, clipped, scalars, optimizer);
     next = {
@@ -138,7 +161,10 @@ export function trainingStep(
 
   const others = averaged ? bindParameters(averaged, average, layout, new Map(), fixed) : fixed;
   return {
-    model: toOnnx(outputs, { bind: bindParameters(network, state.parameters, layout, frozenValues, others), target }),
+    model: toOnnx(outputs, {
+      bind: firstOf(bindParameters(network, state.parameters, layout, frozenValues, others), bind),
+      target,
+    }),
     layout,
     outputs,
     resident: residentOf(outputs),
@@ -157,8 +183,8 @@ export function bindParameters(
   vector: Tensor,
   layout: FlatLayout,
   frozenValues: ReadonlyMap<string, HostTensor>,
-  fixed?: (leaf: Tensor) => Binding | undefined,
-): (leaf: Tensor) => Binding | undefined {
+  fixed?: Bind,
+): Bind {
   const views = unflatten(vector, layout);
   const byName = new Map(layout.entries.map(({ name }, i) => [name, views[i]!]));
   const bindings = new Map<Tensor, Binding>();
@@ -171,15 +197,34 @@ export function bindParameters(
   return (leaf) => bindings.get(leaf) ?? fixed?.(leaf);
 }
 
-/** The network's output with parameters read from a vector that the session keeps: for samples during training. */
+/** The binding of a leaf by the first that knows one. */
+export function firstOf(...binds: readonly (Bind | undefined)[]): Bind {
+  return (leaf) => {
+    for (const bind of binds) {
+      const found = bind?.(leaf);
+      if (found) return found;
+    }
+    return undefined;
+  };
+}
+
+/**
+ * The network's output with parameters read from a vector that the session keeps: for samples during training. A single
+ * tensor is called `output` and becomes float32.
+ */
 export function evaluationGraph(
   network: PartGroup,
-  output: Tensor,
+  output: Tensor | Readonly<Record<string, Tensor>>,
   layout: FlatLayout,
   target: Target | undefined,
   frozenValues: ReadonlyMap<string, HostTensor> = new Map(),
-  fixed?: (leaf: Tensor) => Binding | undefined,
+  fixed?: Bind,
 ): OnnxModel {
   const bind = bindParameters(network, input("parameters", [layout.size]), layout, frozenValues, fixed);
-  return toOnnx({ output: cast(output, "float32") }, { bind, target });
+  const outputs = isTensor(output) ? { output: cast(output, "float32") } : output;
+  return toOnnx(outputs, { bind, target });
+}
+
+function isTensor(output: Tensor | Readonly<Record<string, Tensor>>): output is Tensor {
+  return "node" in output && "dtype" in output;
 }

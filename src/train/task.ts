@@ -1,9 +1,11 @@
 import type { HostTensor } from "../core/host-tensor.ts";
 import type { Random } from "../core/random.ts";
 import type { BatchPosition } from "../data/index.ts";
-import type { Binding, Tensor } from "../graph/index.ts";
+import type { Tensor } from "../graph/index.ts";
+import type { Bind } from "../models/index.ts";
 import type { PartGroup } from "../nn/module.ts";
 import type { FlatLayout } from "../optim/index.ts";
+import type { RunOptions } from "./run-options.ts";
 
 /** The loss of a batch, and what else a step says of it. */
 export interface StepLoss {
@@ -16,6 +18,16 @@ export interface StepLoss {
    * networks that are trained against each other have a loss each.
    */
   readonly gradients?: (parameters: ReadonlyMap<string, Tensor>) => readonly Tensor[];
+  /**
+   * Which network a parameter belongs to, where there are several: the gradient of each is clipped by its own norm. The
+   * parameters of one follow each other.
+   */
+  readonly networkOf?: (parameter: string) => string;
+  /**
+   * Values of parameters outside of the task's network: of networks that only judge. They are constants of the graph, not
+   * part of the state or of checkpoints.
+   */
+  readonly bind?: Bind;
 }
 
 /** The endless sequence of what a task's steps are fed. */
@@ -55,7 +67,7 @@ export interface TrainedWeights {
  */
 export interface FixedWeights {
   /** Where the value of a leaf is that is no parameter of the task's network. */
-  readonly bind: (leaf: Tensor) => Binding | undefined;
+  readonly bind: Bind;
   /** The folder of the files that such values lie in. */
   readonly externalData?: string;
 }
@@ -66,6 +78,11 @@ export interface FixedWeights {
  */
 export interface TrainingTask {
   readonly data: TaskData;
+  /**
+   * Reads a recipe that a run folder holds, which may have been written before some fields were known: these have their
+   * defaults then. Without it a recorded recipe is taken as it is.
+   */
+  readonly readRecipe?: (recorded: unknown) => RunOptions;
   readonly network: PartGroup;
   readonly fixed?: FixedWeights;
   /**
@@ -92,6 +109,6 @@ export interface TaskData {
   /** Images in it. */
   readonly count: number;
   readonly warnings: readonly string[];
-  /** A hash of everything a batch is made of, so that a run is not continued on other data. */
+  /** A hash of everything a loss is computed from beside the network, so that a run is not continued on other data. */
   fingerprint(): string;
 }

@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { UserError } from "../core/errors.ts";
 import { validated } from "../core/validated.ts";
-import { autoencoderFields, heldOutFields, requireSides } from "./autoencoder-recipe.ts";
+import { autoencoderFields, completed, heldOutFields, requireSides } from "./autoencoder-recipe.ts";
 import { noiseFields, requireNoise } from "./noise-fields.ts";
 import { optimizationFields, positive, requireEqualParts, runFields, share, whole } from "./run-options.ts";
 
@@ -113,6 +113,15 @@ export function readTextToImageRecipe(input: unknown): TextToImageRecipe {
   if (typeof autoencoder !== "string") {
     requireEqualParts(autoencoder);
     requireSides(recipe.size, autoencoder.channels, "size");
+    if (completed(autoencoder).kind !== "kl") {
+      throw new UserError(
+        `The denoiser learns latents near the normal distribution; autoencoder.kind is ${autoencoder.kind}.`,
+        {
+          hint: "Leave kind out, or make it kl.",
+          field: "autoencoder.kind",
+        },
+      );
+    }
   }
   return recipe;
 }

@@ -1,10 +1,10 @@
-import type { HostTensor } from "../../src/core/host-tensor.ts";
-import { avgPool, type ConvOptions, conv2d, operators, upsampleNearest } from "../../src/graph/index.ts";
+import { float32, type HostTensor } from "../../src/core/host-tensor.ts";
+import { avgPool, type ConvOptions, conv2d, maxPool, operators, upsampleNearest } from "../../src/graph/index.ts";
 import { apply } from "../../src/graph/tensor.ts";
 import { type Array64, element, tabulate } from "./array64.ts";
 import { inputs, type Sample, type Samples, sample } from "./sample.ts";
 
-const { uniform } = inputs(7);
+const { uniform, distinct } = inputs(7);
 type Four = readonly [number, number, number, number];
 
 interface Window {
@@ -130,15 +130,21 @@ const repeated = (factor: number) => (x: Array64) => {
   );
 };
 
-const pooled = (factor: number, scale: number) => (x: Array64) => {
+/** `of` the pixels of each square; squares that the edge cuts are left out. */
+const pooled = (factor: number, of: (square: number[]) => number) => (x: Array64) => {
   const [n, c, h, w] = x.shape as unknown as Four;
-  return tabulate([n, c, h / factor, w / factor], ([i, j, row, column]) => {
-    let total = 0;
+  return tabulate([n, c, Math.floor(h / factor), Math.floor(w / factor)], ([i, j, row, column]) => {
+    const square: number[] = [];
     for (let u = 0; u < factor; u++)
-      for (let v = 0; v < factor; v++) total += element(x, [i!, j!, row! * factor + u, column! * factor + v]);
-    return scale * total;
+      for (let v = 0; v < factor; v++) square.push(element(x, [i!, j!, row! * factor + u, column! * factor + v]));
+    return of(square);
   });
 };
+const total = (square: number[]) => square.reduce((a, b) => a + b, 0);
+const mean = (square: number[]) => total(square) / square.length;
+const largest = (square: number[]) => Math.max(...square);
+
+const tied = [3, 1, -1, -1, 2, 3, -1, -1];
 
 export const conv: Samples = {
   conv2d: [
@@ -206,8 +212,16 @@ export const conv: Samples = {
     sample("three times, one pixel", [uniform([1, 2, 1, 1])], (x) => upsampleNearest(x, 3), repeated(3)),
   ],
   avgPool: [
-    sample("2×2", [uniform([2, 3, 4, 2])], (x) => avgPool(x, 2), pooled(2, 1 / 4)),
-    sample("3×3", [uniform([1, 2, 3, 6])], (x) => avgPool(x, 3), pooled(3, 1 / 9)),
-    sample("sums of 2×2", [uniform([1, 2, 4, 4])], (x) => avgPool(x, 2, { sums: true }), pooled(2, 1)),
+    sample("2×2", [uniform([2, 3, 4, 2])], (x) => avgPool(x, 2), pooled(2, mean)),
+    sample("3×3", [uniform([1, 2, 3, 6])], (x) => avgPool(x, 3), pooled(3, mean)),
+    sample("sums of 2×2", [uniform([1, 2, 4, 4])], (x) => avgPool(x, 2, { sums: true }), pooled(2, total)),
+  ],
+  maxPool: [
+    sample("2×2", [distinct([2, 3, 4, 2])], (x) => maxPool(x, 2), pooled(2, largest)),
+    sample("3×3", [distinct([1, 2, 3, 6])], (x) => maxPool(x, 3), pooled(3, largest)),
+    sample("rows and columns that fill no square", [distinct([1, 2, 5, 7])], (x) => maxPool(x, 2), pooled(2, largest)),
+    sample("ties share the gradient", [float32([1, 1, 2, 4], tied)], (x) => maxPool(x, 2), pooled(2, largest), {
+      convention: [[0.5, 0, 0.25, 0.25, 0, 0.5, 0.25, 0.25]],
+    }),
   ],
 };

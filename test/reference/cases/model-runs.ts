@@ -120,12 +120,13 @@ export const runners: Readonly<Record<string, Runner>> = {
   VQModel(config, run) {
     const network = vqModel(config);
     const latents = network.encode(run.input("image"));
-    const { quantized, indices, loss } = network.quantize(latents);
+    const { quantized, indices, codebookError, commitmentError } = network.quantize(latents);
     const outputs = {
       latents,
       quantized,
       indices,
-      commit_loss: loss,
+      // With the weight on the side of the codebook, as diffusers has it.
+      commit_loss: add(commitmentError, mul(codebookError, 0.25)),
       decoded: network.decode(quantized),
       decoded_not_quantized: network.decode(latents),
     };

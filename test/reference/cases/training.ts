@@ -2,13 +2,12 @@ import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { float32, type HostTensor, zeros } from "../../../src/core/host-tensor.ts";
 import type { NoiseSchedule } from "../../../src/diffusion/index.ts";
-import { add, gradients, input, mean, mul, sub, type Tensor, toOnnx } from "../../../src/graph/index.ts";
+import { gradients, input, type Tensor, toOnnx } from "../../../src/graph/index.ts";
 import { readSafetensors } from "../../../src/io/index.ts";
 import {
   autoencoderKL,
   bindWeights,
   type Config,
-  diagonalGaussian,
   dit,
   matchWeights,
   unet2d,
@@ -17,6 +16,7 @@ import {
 import { namedParameters } from "../../../src/nn/module.ts";
 import { adamwScalars, emaDecay, type FlatLayout, packed, unpacked } from "../../../src/optim/index.ts";
 import { openSession, trainingTarget } from "../../../src/runtime/index.ts";
+import { autoencoderLoss, codedByGaussian } from "../../../src/train/autoencoder-loss.ts";
 import { diffusionLoss, type Objective } from "../../../src/train/objective.ts";
 import { STATE, scalarFeeds, trainingStep } from "../../../src/train/step.ts";
 import { type CaseKind, type Comparison, compare, type ReferenceCase } from "../case.ts";
@@ -348,13 +348,16 @@ async function runAutoencoder(model: Model, note: AutoencoderNote): Promise<Comp
   const network = autoencoderKL(model.config);
   const image = input("image", model.io.get("image")!.shape);
   const noise = input("noise", model.io.get("noise")!.shape);
-  const { mean: mode, deviation, divergence } = diagonalGaussian(network.encode(image));
-  const error = sub(network.decode(add(mode, mul(deviation, noise))), image);
-  const l2 = mean(mul(error, error));
-  const kl = mean(divergence());
-  const loss = add(l2, mul(kl, note.kl_weight));
+  const lastLayer = network.parts.decoder.parts.conv_out.parts.weight.tensor;
+  const { loss, measures } = autoencoderLoss(
+    image,
+    codedByGaussian(network, image, noise, note.kl_weight),
+    { reconstruction: "l2" },
+    lastLayer,
+  );
+  const { reconstruction: l2, kl } = measures as Record<string, Tensor>;
   const feeds = { image: model.io.get("image")!, noise: model.io.get("noise")! };
-  const { values, found } = await gradientsOf(network, loss, { l2, kl }, model, feeds);
+  const { values, found } = await gradientsOf(network, loss, { l2: l2!, kl: kl! }, model, feeds);
   return [
     ...(["loss", "l2", "kl"] as const).map((name) => compare(name, [values[name]!], [note[name]], { relative: 1e-5 })),
     ...(await judgeGradients("", model, note.gradients, found)),
