@@ -1,13 +1,13 @@
 import type { Command } from "commander";
 import { UserError } from "../core/errors.ts";
-import { planTraining, readRecipe, type TrainingEvent, type TrainingResult } from "../train/index.ts";
+import { planTraining, readRecipe, type TrainingResult } from "../train/index.ts";
 import type { Console } from "./console.ts";
 import { bytes, duration, short, table, whole } from "./format.ts";
 import { Interrupted, interruptible } from "./interrupt.ts";
 import { progressLine } from "./progress-line.ts";
 import { readRecipeFile } from "./recipe-file.ts";
 import { addSchemaOptions, flagOf, givenOptions } from "./schema-options.ts";
-import { mainTask, type TrainingTaskKind, taskOf } from "./training-tasks.ts";
+import { mainTask, type TaskEvent, type TrainingTaskKind, taskOf } from "./training-tasks.ts";
 
 interface TrainFlags {
   readonly dryRun?: boolean;
@@ -21,7 +21,7 @@ export function trainCommand(program: Command, io: Console): void {
     .summary("train a model, or continue a run")
     .description(
       "Train a diffusion model. Every option may also stand in a recipe file (JSON); options go before the file. " +
-        'A recipe file whose "task" is "autoencoder" trains an autoencoder, with fields of its own. ' +
+        'A recipe file may name another "task" and has its fields then: autoencoder, text-to-image, fine-tune. ' +
         "A run folder that holds a checkpoint is continued.",
     )
     .argument("[recipe]", "recipe file, or the folder of a run to continue");
@@ -77,7 +77,7 @@ export async function trainWithProgress(
   const measures = new Map<string, (value: number) => number>();
   const seconds = smoothed(0.9);
   let batch = 0;
-  const onEvent = (event: TrainingEvent) => {
+  const onEvent = (event: TaskEvent) => {
     if (json) {
       const { kind, ...rest } = event;
       io.json({ event: kind, ...rest });
@@ -95,6 +95,11 @@ export async function trainWithProgress(
         progress.note(`${event.run}: ${size}, ${event.steps} steps of ${batch}${from}`);
         return;
       }
+      case "encoded":
+        progress.update(
+          `${event.stage === "captions" ? "captions" : "pictures"} encoded: ${event.done}/${event.total}`,
+        );
+        return;
       case "step": {
         const measured = Object.entries(event.measures ?? {}).map(([name, value]) => {
           if (!measures.has(name)) measures.set(name, smoothed(0.98));

@@ -4,13 +4,29 @@ import { nearest } from "../core/nearest.ts";
 import {
   type AutoencoderRecipeInput,
   autoencoderRecipeSchema,
+  type FineTuneRecipeInput,
+  fineTune,
+  fineTuneRecipeSchema,
   type RecipeInput,
-  type RunControl,
   recipeSchema,
+  type TextToImageEvent,
+  type TextToImageRecipeInput,
+  type TrainingEvent,
   type TrainingResult,
+  textToImageRecipeSchema,
   train,
   trainAutoencoder,
+  trainTextToImage,
 } from "../train/index.ts";
+
+/** What happens while something is trained. */
+export type TaskEvent = TrainingEvent | TextToImageEvent;
+
+/** Stops a training and hears of it. */
+export interface TaskControl {
+  readonly signal: AbortSignal;
+  readonly onEvent: (event: TaskEvent) => void;
+}
 
 /** Something that `allegory train` trains. */
 export interface TrainingTaskKind {
@@ -19,7 +35,7 @@ export interface TrainingTaskKind {
   /** The fields of its recipes. */
   readonly schema: z.ZodObject;
   /** Trains as a recipe says that has not been checked yet. */
-  readonly train: (recipe: Readonly<Record<string, unknown>>, control: RunControl) => Promise<TrainingResult>;
+  readonly train: (recipe: Readonly<Record<string, unknown>>, control: TaskControl) => Promise<TrainingResult>;
   /** What can be done with the model of a run, as a sentence; the run as words of a command. */
   readonly next: (run: string) => string;
   /** Whether a dry run can say what it would take. */
@@ -42,6 +58,20 @@ export const trainingTasks: Readonly<Record<string, TrainingTaskKind>> = {
     schema: autoencoderRecipeSchema,
     train: (recipe, control) => trainAutoencoder(recipe as AutoencoderRecipeInput, control),
     next: (run) => `What it makes of pictures it never saw: ${run}/samples and ${run}/evaluations.jsonl`,
+    planned: false,
+  },
+  "text-to-image": {
+    title: "a text-to-image system",
+    schema: textToImageRecipeSchema,
+    train: (recipe, control) => trainTextToImage(recipe as TextToImageRecipeInput, control),
+    next: (run) => `Draw with: allegory generate "…" --model ${run}/model`,
+    planned: false,
+  },
+  "fine-tune": {
+    title: "a fine-tuned model",
+    schema: fineTuneRecipeSchema,
+    train: (recipe, control) => fineTune(recipe as FineTuneRecipeInput, control),
+    next: (run) => `What it draws so far: ${run}/samples`,
     planned: false,
   },
 };

@@ -79,7 +79,7 @@ function asRead(value: unknown): unknown {
 }
 
 /** Records the recipe in the run's folder, which is made where it is missing. */
-export async function recordRecipe(recipe: RunOptions): Promise<void> {
+export async function recordRecipe(recipe: Pick<RunOptions, "run">): Promise<void> {
   await mkdir(recipe.run, { recursive: true });
   await writeJsonObject(runPaths(recipe.run).recipe, { ...recipe });
 }

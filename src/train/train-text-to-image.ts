@@ -10,6 +10,7 @@ import { frozenText } from "./frozen-text.ts";
 import { denoiserFor, latentDenoisingTask } from "./latent-denoising.ts";
 import { openLatentPreview } from "./latent-preview.ts";
 import { type RunControl, runTask, type TrainingEvent, type TrainingResult } from "./run.ts";
+import { recordRecipe } from "./run-folder.ts";
 import { trainedText } from "./text-condition.ts";
 import { writeTextToImage } from "./text-to-image-folder.ts";
 import { readTextToImageRecipe, type TextToImageRecipe, type TextToImageRecipeInput } from "./text-to-image-recipe.ts";
@@ -46,6 +47,7 @@ export async function trainTextToImage(
   const recipe = readTextToImageRecipe(input);
   const data = await splitDataset(recipe, { share: recipe.holdOut, seed: recipe.seed, signal });
   requireCaptions(data.training);
+  await recordRecipe(recipe);
   const control = (stage: TextToImageStage): RunControl => ({
     signal,
     onEvent: onEvent && ((event) => onEvent({ ...event, stage })),
