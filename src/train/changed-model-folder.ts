@@ -2,7 +2,7 @@ import { existsSync } from "node:fs";
 import { cp } from "node:fs/promises";
 import { join } from "node:path";
 import { type JsonObject, readJsonObject, writeJsonObject } from "../io/index.ts";
-import type { BaseModel } from "./base-model.ts";
+import type { BaseModel } from "./pretrained-model.ts";
 
 /**
  * Writes a model's folder with some of its parts changed. The others are copied the first time, as they are;

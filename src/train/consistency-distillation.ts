@@ -27,7 +27,7 @@ import {
   values,
 } from "../graph/index.ts";
 import type { UNet2DCondition } from "../models/index.ts";
-import type { BaseModel } from "./base-model.ts";
+import type { BaseModel } from "./pretrained-model.ts";
 import type { Condition } from "./condition.ts";
 import { EMBEDDING_WIDTH, type FewStepNetwork } from "./few-step-network.ts";
 import type { FineTuneMethod, FineTuneRecipe } from "./fine-tune-recipe.ts";

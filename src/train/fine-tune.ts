@@ -4,7 +4,7 @@ import { type Dataset, type LatentDataset, openLatents } from "../data/index.ts"
 import type { Tensor } from "../graph/index.ts";
 import { type Adaptation, ownParameters } from "./adaptation.ts";
 import { type AutoencoderSession, openAutoencoder } from "./autoencoder-session.ts";
-import { type BaseModel, openBaseModel } from "./base-model.ts";
+import { type BaseModel, openBaseModel } from "./pretrained-model.ts";
 import type { Condition } from "./condition.ts";
 import { consistencyDistillation } from "./consistency-distillation.ts";
 import { datasetOf } from "./dataset.ts";

@@ -5,7 +5,7 @@ import { type BatchPosition, type LatentDataset, latentBatches } from "../data/i
 import { offsetNoise } from "../diffusion/index.ts";
 import { add, input, mean, mul, sub, type Tensor } from "../graph/index.ts";
 import type { Adaptation } from "./adaptation.ts";
-import type { BaseModel } from "./base-model.ts";
+import type { BaseModel } from "./pretrained-model.ts";
 import { type Condition, withDropout } from "./condition.ts";
 import type { FineTuneRecipe } from "./fine-tune-recipe.ts";
 import { sampledLatent } from "./latent-denoising.ts";

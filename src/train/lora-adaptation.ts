@@ -7,7 +7,7 @@ import { initialize, kohyaTensors, peftTensors } from "../models/index.ts";
 import { type LowRank, withLowRank } from "../nn/low-rank.ts";
 import { group, type Initializer, namedParameters, type Parameter, type PartGroup, parameter } from "../nn/module.ts";
 import { type Adaptation, learningNetwork } from "./adaptation.ts";
-import type { BaseModel } from "./base-model.ts";
+import type { BaseModel } from "./pretrained-model.ts";
 import type { FineTuneMethod } from "./fine-tune-recipe.ts";
 import { matchingNames } from "./name-patterns.ts";
 
