@@ -6,12 +6,12 @@
  * 1.0, AdamW, EMA.
  *
  * `sd15-unet` and `sd15-vae` are Stable Diffusion 1.5 in full size with random weights (3.4 GB, written the first time):
- * seconds to load, seconds a step, peak memory of the process. `quantization` is its U-Net with linear layers in few bits.
+ * seconds to load, seconds a step, peak memory of the process; `sd15-generate` is two whole pictures. `quantization` is its U-Net with linear layers in few bits.
  */
 import { availableParallelism } from "node:os";
 import { Command, InvalidArgumentError } from "commander";
 import { benchQuantization } from "./quantization.ts";
-import { benchSd15Unet, benchSd15Vae, type Sd15Options } from "./sd15.ts";
+import { benchSd15Generate, benchSd15Unet, benchSd15Vae, type Sd15Options } from "./sd15.ts";
 import { benchUNetInfer, benchUNetTrain } from "./unet.ts";
 
 interface Benchmark {
@@ -25,6 +25,7 @@ const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
   "unet-infer": { run: benchUNetInfer, batch: 64 },
   "sd15-unet": { run: benchSd15Unet, batch: 2 },
   "sd15-vae": { run: benchSd15Vae, batch: 1 },
+  "sd15-generate": { run: benchSd15Generate, batch: 1 },
   quantization: { run: benchQuantization, batch: 2 },
 };
 
@@ -48,11 +49,7 @@ const command = new Command("bench")
   .option("--profile", "print where the time goes, to stderr")
   .option("--dtype <name>", "sd15: how the weights are stored, fp32 or fp16", dtype, "fp32")
   .option("--repeats <n>", "sd15: steps measured after the first", number, 5)
-  .option("--score-limit <MiB>", "sd15: the most that an attention's scores may take at once", number)
-  .option("--no-arena", "sd15: give freed memory back after each run")
-  .option("--no-prepacking", "sd15: leave the weights as they are in the file")
-  .option("--no-memory-pattern", "sd15: do not plan memory ahead")
-  .option("--config <entry...>", "sd15: configuration entries of ONNX Runtime, key=value", [])
+  .option("--as-small", "sd15: load as small networks are loaded, for comparison")
   .option("--folder <path>", "sd15: where the weights are kept")
   .option("--tiny", "sd15: the same blocks with a few channels")
   .parse();

@@ -4,11 +4,13 @@ import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { float32, type HostTensor } from "../src/core/host-tensor.ts";
 import { seeded } from "../src/core/random.ts";
-import { input, type Tensor, toOnnx } from "../src/graph/index.ts";
+import { input, type Tensor } from "../src/graph/index.ts";
 import { readModelFolder } from "../src/io/index.ts";
 import { bindWeights, type StoredWeight } from "../src/models/index.ts";
-import { withScoreLimit } from "../src/nn/index.ts";
-import { formatProfile, inferenceTarget, openSession } from "../src/runtime/index.ts";
+import { forInference } from "../src/nn/index.ts";
+import { pipeline } from "../src/pipelines/index.ts";
+import { openNetwork } from "../src/pipelines/open-network.ts";
+import { formatProfile } from "../src/runtime/index.ts";
 import { type BenchOptions, median } from "./measure.ts";
 import { type Architecture, isWritten, sd15Unet, sd15Vae } from "./sd15-weights.ts";
 
@@ -19,13 +21,8 @@ export interface Sd15Options extends BenchOptions {
   readonly dtype: "fp32" | "fp16";
   /** A network of the same blocks in a few channels, to try the benchmark itself. */
   readonly tiny?: boolean;
-  /** The most that one attention's scores may take, in MiB. */
-  readonly scoreLimit?: number;
-  readonly arena: boolean;
-  readonly prepacking: boolean;
-  readonly memoryPattern: boolean;
-  /** Further configuration entries of ONNX Runtime, `key=value`. */
-  readonly config: readonly string[];
+  /** As small networks are loaded: ONNX Runtime converts the weights, packs matrices and plans memory. */
+  readonly asSmall?: boolean;
   /** Steps measured after the first. */
   readonly repeats: number;
 }
@@ -69,36 +66,31 @@ async function measure(
   build: (given: (name: string) => Tensor) => Tensor,
   options: Sd15Options,
 ): Promise<object> {
-  const { threads, device, profile, arena, memoryPattern, scoreLimit } = options;
+  const { threads, device, profile, asSmall = false } = options;
   const folder = weightsFolder(architecture, options);
   const clock = stopwatch();
   const { weights } = await readModelFolder(folder);
   const stored = new Map<string, StoredWeight>(
     [...weights.tensors].map(([name, { path, ...entry }]) => [name, { ...entry, file: basename(path) }]),
   );
-  const limited = <T>(make: () => T) =>
-    scoreLimit === undefined ? make() : withScoreLimit(scoreLimit * 2 ** 20, make);
-  const y = limited(() => build((name) => input(name, feeds[name]!.shape, feeds[name]!.dtype)));
-  const model = toOnnx({ y }, { bind: bindWeights(network, stored), target: inferenceTarget(device) });
+  const y = forInference(() => build((name) => input(name, feeds[name]!.shape, feeds[name]!.dtype)));
   const graphSeconds = clock();
-  const entries = options.config.map((entry) => entry.split(/=(.*)/s).slice(0, 2) as [string, string]);
-  const session = await openSession(model.bytes, {
-    name: `sd15-${architecture.part}`,
-    threads,
-    device,
-    profile,
-    arena,
-    memoryPattern,
-    externalData: dirname(weights.files[0]!),
-    configEntries: {
-      ...(options.prepacking ? {} : { "session.disable_prepacking": "1" }),
-      ...Object.fromEntries(entries),
+  const session = await openNetwork(
+    { y },
+    {
+      name: `sd15-${architecture.part}`,
+      bind: bindWeights(network, stored),
+      large: !asSmall,
+      ...{ threads, device, profile },
+      steady: ["text"],
+      externalData: dirname(weights.files[0]!),
     },
-  });
+  );
   const loadSeconds = clock();
   const loadedMb = residentMb();
   const run = async () => (await session.run(feeds)).y!;
   const first = await run();
+  const firstPeakMb = peakMb();
   const firstSeconds = clock();
   const coldSeconds = performance.now() / 1000;
   const times: number[] = [];
@@ -116,9 +108,7 @@ async function measure(
     dtype: options.dtype,
     threads: session.threads,
     device: session.device.name,
-    ...(scoreLimit === undefined ? {} : { score_limit_mb: scoreLimit }),
-    arena,
-    prepacking: options.prepacking,
+    ...(asSmall ? { as_small: true } : {}),
     parameters: [...weights.tensors.values()].reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0),
     graph_s: round(graphSeconds),
     load_s: round(loadSeconds),
@@ -129,8 +119,28 @@ async function measure(
     best_s_per_step: round(Math.min(...times)),
     repeats: times.length,
     after_load_mb: loadedMb,
-    peak_mb: Math.round(process.resourceUsage().maxRSS / 1024),
+    first_step_peak_mb: firstPeakMb,
+    peak_mb: peakMb(),
   };
+}
+
+/** Seconds that two pictures of 512×512 take from the start of the process, each of four steps with guidance. */
+export async function benchSd15Generate(options: Sd15Options): Promise<object> {
+  const { tiny = false, threads, device } = options;
+  const folder = weightsFolder({ part: "pipeline", tiny }, options);
+  const draw = await pipeline("text-to-image", folder, { threads, device });
+  const pictures: object[] = [];
+  const clock = stopwatch();
+  for (const seed of [1, 2]) {
+    const side = tiny ? 64 : 512;
+    const [picture] = await draw.generate({ prompt: "a red lighthouse", steps: 4, seed, width: side, height: side });
+    if (!picture!.float.data.every(Number.isFinite)) throw new Error("the picture is not finite");
+    const seconds = seed === 1 ? performance.now() / 1000 : clock();
+    if (seed === 1) clock();
+    pictures.push({ seconds: Math.round(seconds * 100) / 100, peak_mb: peakMb() });
+  }
+  await draw.close();
+  return { dtype: options.dtype, threads, steps: 4, pictures };
 }
 
 /** The folder of the weights, written by a process of its own where they are not there: it would count for memory here. */
@@ -162,4 +172,5 @@ function stopwatch(): () => number {
   };
 }
 
+const peakMb = () => Math.round(process.resourceUsage().maxRSS / 1024);
 const residentMb = () => Math.round(process.memoryUsage.rss() / 2 ** 20);

@@ -21,7 +21,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   data: ["io"],
   train: ["graph", "diffusion", "io", "runtime", "nn", "optim", "models", "data", "metrics"],
   metrics: ["graph", "diffusion", "io", "runtime", "nn", "models", "data"],
-  pipelines: ["models", "graph", "diffusion", "runtime", "io"],
+  pipelines: ["models", "nn", "graph", "diffusion", "runtime", "io"],
   server: ["pipelines", "train"],
   cli: [
     ...["server", "pipelines", "train", "metrics"],

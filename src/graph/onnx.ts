@@ -1,48 +1,19 @@
-import { create, toBinary } from "@bufbuild/protobuf";
+import { create } from "@bufbuild/protobuf";
 import {
-  AttributeProtoSchema,
-  AttributeProto_AttributeType as AttributeType,
   TensorProto_DataLocation as DataLocation,
-  TensorProto_DataType as DataType,
-  GraphProtoSchema,
-  ModelProtoSchema,
   type NodeProto,
   NodeProtoSchema,
-  OperatorSetIdProtoSchema,
   StringStringEntryProtoSchema,
   type TensorProto,
   TensorProtoSchema,
-  TensorShapeProto_DimensionSchema,
-  TensorShapeProtoSchema,
-  TypeProto_TensorSchema,
-  TypeProtoSchema,
-  type ValueInfoProto,
-  ValueInfoProtoSchema,
 } from "onnx-buf";
 import { invariant } from "../core/errors.ts";
 import type { DType, HostTensor, Shape } from "../core/host-tensor.ts";
+import { attribute, bytesOf, type Domain, hash, modelBytes, ONNX_TYPES } from "./onnx-protobuf.ts";
 import { inputOperator, type NamedLeaf } from "./ops/leaf.ts";
 import { type PackedMatrix, type PackedValue, unpack } from "./packed.ts";
+import { type AheadModel, stages } from "./stages.ts";
 import { type Tensor, type TensorType, topological } from "./tensor.ts";
-
-/** Versions of the operator sets that the graphs are written in. */
-const OPSETS = { "": 20, "com.microsoft": 1, "com.microsoft.nchwc": 1 } as const;
-const IR_VERSION = 10n;
-
-const ONNX_TYPES: Record<DType, DataType> = {
-  float32: DataType.FLOAT,
-  float64: DataType.DOUBLE,
-  float16: DataType.FLOAT16,
-  bfloat16: DataType.BFLOAT16,
-  int64: DataType.INT64,
-  int32: DataType.INT32,
-  int16: DataType.INT16,
-  int8: DataType.INT8,
-  uint8: DataType.UINT8,
-  uint16: DataType.UINT16,
-  uint32: DataType.UINT32,
-  bool: DataType.BOOL,
-};
 
 /** What the graph will run on; operators choose between equivalent ONNX forms by it. */
 export interface Target {
@@ -50,6 +21,11 @@ export interface Target {
   readonly contrib: boolean;
   /** Channels per block of the CPU's blocked convolutions: 16 with AVX-512, 8 with AVX2, 0 for none. */
   readonly blockedChannels: 0 | 8 | 16;
+  /**
+   * What depends on weights alone (converted, blocked, sliced weights) is not part of the model but of others that are run
+   * once, when the session is opened: see {@link OnnxModel.ahead}.
+   */
+  readonly ahead?: boolean;
 }
 
 /** Standard ONNX only: right everywhere, fastest nowhere. */
@@ -89,7 +65,7 @@ export type Attributes = Readonly<Record<string, number | Float | string | reado
 export interface Emitter {
   readonly target: Target;
   /** Adds a node with one output and returns its name. */
-  op(type: string, inputs: readonly string[], attributes?: Attributes, domain?: keyof typeof OPSETS): string;
+  op(type: string, inputs: readonly string[], attributes?: Attributes, domain?: Domain): string;
   /** Adds a node with several outputs and returns their names. */
   ops(type: string, inputs: readonly string[], outputs: number, attributes?: Attributes): string[];
   /** A constant; equal small ones are shared. */
@@ -98,6 +74,8 @@ export interface Emitter {
   ints(values: readonly number[]): string;
   /** Whether the value is known before the run (constants and bound weights). */
   isConstant(name: string): boolean;
+  /** Tells the type of a value inside an operator, so that it can be computed ahead where it depends on weights alone. */
+  typed(name: string, type: TensorType): string;
   /** How a value is packed, if it is the value of a packed matrix. */
   packed(name: string): PackedValue | undefined;
   /** The value of a leaf by its binding. */
@@ -111,6 +89,8 @@ export interface OnnxModel {
   readonly bytes: Uint8Array;
   readonly inputs: Readonly<Record<string, TensorType>>;
   readonly outputs: Readonly<Record<string, TensorType>>;
+  /** Models whose outputs the model takes as inputs beside `inputs`; first those that take none. */
+  readonly ahead: readonly AheadModel[];
 }
 
 /**
@@ -119,15 +99,17 @@ export interface OnnxModel {
  * @param outputs the results by the names they get
  * @param options.bind where each parameter's value comes from; inputs are fed under their own names
  * @param options.target what it will run on
+ * @param options.steady inputs that often stay the same from run to run: what depends on no others is computed when they
+ *   change, by a model of its own
  * @throws Error for a parameter without a binding
  */
 export function toOnnx(
   outputs: Readonly<Record<string, Tensor>>,
-  options: { bind?: (leaf: Tensor) => Binding | undefined; target?: Target } = {},
+  options: { bind?: (leaf: Tensor) => Binding | undefined; target?: Target; steady?: readonly string[] } = {},
 ): OnnxModel {
   const writer = new Writer(options.target ?? portableTarget, options.bind ?? (() => undefined), usedIn(outputs));
   for (const [name, tensor] of Object.entries(outputs)) writer.output(name, tensor);
-  return writer.finish();
+  return writer.finish(new Set(options.steady));
 }
 
 function usedIn(outputs: Readonly<Record<string, Tensor>>): Set<Tensor> {
@@ -141,8 +123,13 @@ class Writer implements Emitter {
   private readonly names = new Map<Tensor, string>();
   /** What was written for a node's description: operators have no side effects, so equal nodes are one. */
   private readonly written = new Map<string, string[]>();
+  /** By result: what was transposed, and how. */
+  private readonly transposed = new Map<string, { readonly value: string; readonly perm: readonly number[] }>();
   private readonly shared = new Map<string, { readonly name: string; readonly bytes: Uint8Array }[]>();
   private readonly constants = new Set<string>();
+  /** Constants that hold weights. */
+  private readonly weights = new Set<string>();
+  private readonly types = new Map<string, TensorType>();
   private readonly packedValues = new Map<string, PackedValue>();
   private readonly inputs = new Map<string, TensorType>();
   private readonly outputs = new Map<string, TensorType>();
@@ -180,12 +167,13 @@ class Writer implements Emitter {
       const names = typeof written === "string" ? [written] : written;
       node.outputs.forEach((x, i) => {
         this.names.set(x, names[i]!);
+        if (names[i]) this.typed(names[i]!, x);
       });
     }
     return this.names.get(tensor)!;
   }
 
-  op(type: string, inputs: readonly string[], attributes: Attributes = {}, domain: keyof typeof OPSETS = ""): string {
+  op(type: string, inputs: readonly string[], attributes: Attributes = {}, domain: Domain = ""): string {
     return this.write(type, inputs, 1, attributes, domain)[0]!;
   }
 
@@ -194,11 +182,16 @@ class Writer implements Emitter {
   }
 
   private write(type: string, inputs: readonly string[], outputs: number, attributes: Attributes, domain: string) {
+    const undone = type === "Transpose" ? this.undone(inputs[0]!, attributes) : undefined;
+    if (undone) return [undone];
     const description = `${domain}:${type}(${inputs})${outputs}${JSON.stringify(attributes)}`;
     const known = this.written.get(description);
     if (known) return known;
     const names = Array.from({ length: outputs }, () => `#${this.count++}`);
     this.written.set(description, names);
+    if (type === "Transpose") {
+      this.transposed.set(names[0]!, { value: inputs[0]!, perm: attributes.perm as readonly number[] });
+    }
     this.nodes.push(
       create(NodeProtoSchema, {
         opType: type,
@@ -210,6 +203,13 @@ class Writer implements Emitter {
       }),
     );
     return names;
+  }
+
+  /** What a transposition that undoes the one before it gives. */
+  private undone(value: string, { perm }: Attributes): string | undefined {
+    const before = this.transposed.get(value);
+    const identical = before?.perm.every((axis, i) => (perm as readonly number[])[axis] === i);
+    return identical ? before!.value : undefined;
   }
 
   constant(value: HostTensor): string {
@@ -232,6 +232,11 @@ class Writer implements Emitter {
     return this.constants.has(name);
   }
 
+  typed(name: string, { dtype, shape }: TensorType): string {
+    if (!this.types.has(name)) this.types.set(name, { dtype, shape });
+    return name;
+  }
+
   packed(name: string): PackedValue | undefined {
     return this.packedValues.get(name);
   }
@@ -251,6 +256,7 @@ class Writer implements Emitter {
       case "data": {
         const { dtype, shape, data } = binding.tensor;
         const name = binding.name ?? `#${this.count++}`;
+        this.weights.add(name);
         this.initialize(name, dtype, shape, { rawData: bytesOf(data) });
         return this.cast(name, dtype, tensor);
       }
@@ -258,6 +264,7 @@ class Writer implements Emitter {
         return this.unpacked(binding.name, binding, tensor.shape);
       case "external": {
         const name = binding.name ?? `#${this.count++}`;
+        this.weights.add(name);
         const entries = { location: binding.file, offset: binding.offset, length: binding.length };
         this.initialize(name, binding.dtype, tensor.shape, {
           dataLocation: DataLocation.EXTERNAL,
@@ -302,7 +309,7 @@ class Writer implements Emitter {
     );
   }
 
-  /** Leaves out nodes and constants that no output needs: packed weights are written in two forms. */
+  /** Leaves out nodes and constants that no output needs: packed weights are written in two forms, for example. */
   private prune(): void {
     const needed = new Set(this.results.values());
     for (const node of [...this.nodes].reverse()) {
@@ -327,67 +334,17 @@ class Writer implements Emitter {
     }
   }
 
-  finish(): OnnxModel {
-    if (this.packedValues.size > 0) this.prune();
+  finish(steady: ReadonlySet<string>): OnnxModel {
+    this.prune();
     this.nameOutputs();
-    const graph = create(GraphProtoSchema, {
-      name: "allegory",
-      node: this.nodes,
-      initializer: this.initializers,
-      input: [...this.inputs].map(([name, type]) => valueInfo(name, type)),
-      output: [...this.outputs].map(([name, type]) => valueInfo(name, type)),
-    });
-    const model = create(ModelProtoSchema, {
-      irVersion: IR_VERSION,
-      producerName: "allegory",
-      graph,
-      opsetImport: Object.entries(OPSETS)
-        .filter(([domain]) => domain === "" || this.nodes.some((node) => node.domain === domain))
-        .map(([domain, version]) => create(OperatorSetIdProtoSchema, { domain, version: BigInt(version) })),
-    });
+    const written = { nodes: this.nodes, initializers: this.initializers, inputs: this.inputs, outputs: this.outputs };
+    const { types, weights } = this;
+    const { main, ahead } = stages(written, { types, weights, steady, once: this.target.ahead ?? false });
     return {
-      bytes: toBinary(ModelProtoSchema, model),
+      bytes: modelBytes(main),
       inputs: Object.fromEntries(this.inputs),
       outputs: Object.fromEntries(this.outputs),
+      ahead,
     };
   }
-}
-
-/** FNV-1a over at most the first 4 KiB; equal hashes are compared byte by byte. */
-function hash(bytes: Uint8Array): number {
-  let value = 0x811c9dc5;
-  for (let i = 0; i < Math.min(bytes.length, 4096); i++) value = Math.imul(value ^ bytes[i]!, 0x01000193);
-  return value >>> 0;
-}
-
-function bytesOf({ buffer, byteOffset, byteLength }: HostTensor["data"]): Uint8Array<ArrayBuffer> {
-  return new Uint8Array(buffer as ArrayBuffer, byteOffset, byteLength);
-}
-
-function valueInfo(name: string, type: TensorType): ValueInfoProto {
-  const dim = type.shape.map((axis) =>
-    create(TensorShapeProto_DimensionSchema, { value: { case: "dimValue", value: BigInt(axis) } }),
-  );
-  const tensor = create(TypeProto_TensorSchema, {
-    elemType: ONNX_TYPES[type.dtype],
-    shape: create(TensorShapeProtoSchema, { dim }),
-  });
-  return create(ValueInfoProtoSchema, {
-    name,
-    type: create(TypeProtoSchema, { value: { case: "tensorType", value: tensor } }),
-  });
-}
-
-function attribute(name: string, value: number | Float | string | readonly number[]) {
-  if (typeof value === "number")
-    return create(AttributeProtoSchema, { name, type: AttributeType.INT, i: BigInt(value) });
-  if (typeof value === "string")
-    return create(AttributeProtoSchema, { name, type: AttributeType.STRING, s: new TextEncoder().encode(value) });
-  if ("float" in value) return create(AttributeProtoSchema, { name, type: AttributeType.FLOAT, f: value.float });
-  return create(AttributeProtoSchema, { name, type: AttributeType.INTS, ints: value.map(BigInt) });
-}
-
-/** The number by which ONNX knows a dtype, for `Cast`. */
-export function onnxType(dtype: DType): number {
-  return ONNX_TYPES[dtype];
 }

@@ -1,5 +1,6 @@
 import type { HostTensor, Shape } from "../core/host-tensor.ts";
-import { type Emitter, onnxType } from "./onnx.ts";
+import type { Emitter } from "./onnx.ts";
+import { ONNX_TYPES } from "./onnx-protobuf.ts";
 
 /**
  * A matrix [n, k] in blocks of one row: (code − 2^(bits − 1))·scale, the layout of ONNX Runtime's `MatMulNBits`. Rows are
@@ -36,7 +37,7 @@ export function unpack(emitter: Emitter, packed: PackedValue, blocks: Shape, [, 
     const columns = halves.map((half) => op("Reshape", [half, column]));
     codes = op("Concat", columns, { axis: 3 });
   }
-  const float = op("Cast", [op("Reshape", [codes, ints([n, count, blockSize])])], { to: onnxType("float32") });
+  const float = op("Cast", [op("Reshape", [codes, ints([n, count, blockSize])])], { to: ONNX_TYPES.float32 });
   const middle = constant({ dtype: "float32", shape: [], data: Float32Array.of(2 ** (bits - 1)) });
   const scales = op("Reshape", [packed.scales, ints([n, count, 1])]);
   const rows = op("Reshape", [op("Mul", [op("Sub", [float, middle]), scales]), ints([n, count * blockSize])]);

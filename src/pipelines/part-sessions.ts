@@ -1,15 +1,10 @@
 import type { HostTensor } from "../core/host-tensor.ts";
-import { input, type Tensor, toOnnx } from "../graph/index.ts";
+import { input, type Tensor } from "../graph/index.ts";
 import { type ModelWeights, placedWeights } from "../io/index.ts";
 import { type Bind, bindWeights, type Weighted, type WeightSource } from "../models/index.ts";
-import {
-  type Device,
-  type DeviceName,
-  type Feeds,
-  inferenceTarget,
-  openSession,
-  type Session,
-} from "../runtime/index.ts";
+import { forInference } from "../nn/index.ts";
+import type { Device, DeviceName, Feeds, Session } from "../runtime/index.ts";
+import { isLarge, openNetwork } from "./open-network.ts";
 
 export interface ComputeOptions {
   /** Default `"cpu"`. */
@@ -36,6 +31,8 @@ export interface PartJob {
   /** Names the graph: jobs of one name and inputs of the same shapes share a session. */
   readonly name: string;
   readonly feeds: Feeds;
+  /** Feeds that stay the same over several runs: what depends on them alone is computed when they change. */
+  readonly steady?: readonly string[];
   /** Builds the graph of inputs that look like the feeds. */
   readonly graph: (inputs: Readonly<Record<string, Tensor>>) => Readonly<Record<string, Tensor>>;
 }
@@ -67,21 +64,17 @@ export interface PartSessions {
 /** Sessions of one network, opened when a shape is first needed; idle ones beyond a few are closed again. */
 export function partSessions(part: Part, { device: asked = "cpu", threads }: ComputeOptions = {}): PartSessions {
   const open = new Map<string, { readonly session: Promise<Session>; users: number }>();
+  const large = isLarge(part.network);
   let chosen: Device | undefined;
 
-  const load = async ({ feeds, graph }: PartJob, change: WeightChange | undefined): Promise<Session> => {
+  const load = async ({ feeds, graph, steady }: PartJob, change: WeightChange | undefined): Promise<Session> => {
     const { weights, externalData } = await placed(part.weights);
     const stored = bindWeights(part.network, weights, { what: part.weights.source });
     const bind = change ? change.apply(stored) : stored;
     const inputs = Object.entries(feeds).map(([name, { shape, dtype }]) => [name, input(name, shape, dtype)] as const);
-    const outputs = graph(Object.fromEntries(inputs));
+    const outputs = forInference(() => graph(Object.fromEntries(inputs)));
     const start = (device: DeviceName | "auto", known: DeviceName | "auto") =>
-      openSession(toOnnx(outputs, { bind, target: inferenceTarget(known) }).bytes, {
-        name: part.name,
-        device,
-        threads,
-        externalData,
-      });
+      openNetwork(outputs, { name: part.name, bind, known, large, steady, device, threads, externalData });
     if (chosen) return start(chosen.name, chosen.name);
     let session = await start(asked, asked);
     chosen = session.device;

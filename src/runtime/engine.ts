@@ -4,8 +4,9 @@ import { dirname, join } from "node:path";
 import { env, InferenceSession, listSupportedBackends, type Tensor } from "onnxruntime-node";
 import { messageOf } from "../core/errors.ts";
 import { arrayFor, describeShape, type HostTensor, hostTensor, sizeOf } from "../core/host-tensor.ts";
+import { computeAhead, copyOf, runInPlace } from "./ahead.ts";
 import { chooseDevice } from "./device.ts";
-import { endedInPlace, MARKER, markInPlace } from "./in-place.ts";
+import { MARKER, markInPlace } from "./in-place.ts";
 import { fromOrt, infoOf, toOrt } from "./ort-tensor.ts";
 import { type Profile, summarizeProfile } from "./profile.ts";
 import type { Requests } from "./protocol.ts";
@@ -39,8 +40,21 @@ export async function openEngine({ model, options }: Requests["open"]): Promise<
   const inPlace = device.name === "cpu" && (model instanceof Uint8Array || feeding.size > 0);
   const profileFolder = options.profile ? await mkdtemp(join(tmpdir(), "allegory-profile-")) : undefined;
 
+  const ahead = await computeAhead(options.ahead ?? [], async (bytes, once) => {
+    // What is run once needs no optimizing: that would do the same work a second time.
+    const plain = once ? { optimization: "disabled", memoryPattern: false, arena: false } as const : {};
+    const own = { ...options, ...plain, externalData: options.externalData };
+    const marked = device.name === "cpu";
+    return { session: await load(bytes, own, device.name, marked, undefined), inPlace: marked };
+  });
   const session = await load(model, options, device.name, inPlace, profileFolder);
-  const inputs = session.inputMetadata.map((meta) => infoOf(name, meta));
+  const taken = session.inputMetadata.map((meta) => infoOf(name, meta));
+  const computed = new Set((options.ahead ?? []).flatMap(({ outputs }) => Object.keys(outputs)));
+  const own = taken.filter((info) => !computed.has(info.name));
+  const steady = (options.ahead ?? []).flatMap(({ inputs }) =>
+    Object.entries(inputs).map(([input, { dtype, shape }]): TensorInfo => ({ name: input, dtype, shape })),
+  );
+  const inputs = [...own, ...steady.filter((info) => !own.some((other) => other.name === info.name))];
   const outputs = session.outputMetadata.filter((meta) => meta.name !== MARKER).map((meta) => infoOf(name, meta));
   checkResident({ name, inputs, outputs }, resident);
 
@@ -77,19 +91,6 @@ export async function openEngine({ model, options }: Requests["open"]): Promise<
     return targets;
   };
 
-  /** A run into `targets`: nothing is copied. */
-  const runInPlace = async (feeds: Record<string, Tensor>, targets: Record<string, HostTensor>) => {
-    const fetches: Record<string, Tensor | null> = { [MARKER]: null };
-    for (const [output, tensor] of Object.entries(targets)) fetches[output] = toOrt(tensor);
-    try {
-      const unused = await session.run(feeds, fetches as InferenceSession.FetchesType);
-      for (const tensor of Object.values(unused)) tensor.dispose();
-    } catch (error) {
-      if (!endedInPlace(error)) throw error;
-    }
-    return targets;
-  };
-
   /** A run whose results ONNX Runtime allocates. */
   const runFresh = async (feeds: Record<string, Tensor>, fetch: readonly string[]) => {
     const ran = await session.run(feeds, [...fetch]);
@@ -109,8 +110,9 @@ export async function openEngine({ model, options }: Requests["open"]): Promise<
     async run({ feeds, fetch, into, dropped }, transfer) {
       if (dropped && Atomics.load(dropped, 0) !== 0) return {};
       const given: Record<string, Tensor> = {};
-      for (const { name: input } of inputs) {
-        const tensor = input in resident ? state.get(input) : feeds[input];
+      await ahead.update(feeds);
+      for (const { name: input } of taken) {
+        const tensor = input in resident ? state.get(input) : (ahead.values.get(input) ?? feeds[input]);
         if (!tensor) throw new Error(`${name}: resident input '${input}' was never set: write('${input}', …) first`);
         given[input] = toOrt(isShared(tensor) ? copyInto(staging, `in ${input}`, tensor) : tensor);
       }
@@ -119,7 +121,8 @@ export async function openEngine({ model, options }: Requests["open"]): Promise<
       const targets = inPlace ? targetsFor(all, new Set(Object.keys(into))) : undefined;
       let results: Record<string, HostTensor>;
       try {
-        results = await (targets ? runInPlace(given, targets) : runFresh(given, all));
+        if (targets) await runInPlace(session, given, targets);
+        results = targets ?? (await runFresh(given, all));
       } catch (error) {
         throw new Error(explain(name, error, inputs, feeds), { cause: error });
       }
@@ -167,6 +170,7 @@ export async function openEngine({ model, options }: Requests["open"]): Promise<
 
     async close() {
       await session.release();
+      await ahead.close();
       if (profileFolder) await rm(profileFolder, { recursive: true, force: true });
     },
   };
@@ -207,10 +211,6 @@ async function load(
     if (profileFolder) await rm(profileFolder, { recursive: true, force: true });
     throw new Error(`${name}: the model could not be loaded: ${messageOf(error).trim()}`, { cause: error });
   }
-}
-
-function copyOf(tensor: HostTensor): HostTensor {
-  return { ...tensor, data: tensor.data.slice() };
 }
 
 /** What `map` holds for `key`, made when it holds nothing. */

@@ -1,5 +1,6 @@
 import type { DType, HostTensor } from "../core/host-tensor.ts";
 import { bytesPerElement, describeShape, sizeOf } from "../core/host-tensor.ts";
+import type { AheadModel } from "../graph/index.ts";
 import type { Profile } from "./profile.ts";
 
 /**
@@ -38,6 +39,11 @@ export interface SessionOptions {
    * by a run. All of it is set by `write` before the first run and looked at by `read`.
    */
   readonly resident?: Readonly<Record<string, string | null>>;
+  /**
+   * Models that are run before this one (`OnnxModel.ahead`): those without inputs when the session is opened, the others
+   * when a feed of theirs has changed. What they give are inputs of this model that are not fed.
+   */
+  readonly ahead?: readonly AheadModel[];
   /** Plan memory ahead for each input shape. Turn off for models whose input shapes vary. Default true. */
   readonly memoryPattern?: boolean;
   /** Keep freed memory for the next run. Default true. */

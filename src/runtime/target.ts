@@ -19,7 +19,15 @@ export function trainingTarget(device: SessionOptions["device"] = "cpu"): Promis
   return found;
 }
 
-/** The same for graphs whose weights are constants: ONNX Runtime blocks their channels itself. */
+/**
+ * The same for graphs of large networks whose weights are constants: what these become is computed once, each by itself, so
+ * that they need not be there twice.
+ */
+export async function largeNetworkTarget(device: SessionOptions["device"] = "cpu"): Promise<Target> {
+  return device === "cpu" ? { ...(await trainingTarget(device)), ahead: true } : portableTarget;
+}
+
+/** The same for other graphs whose weights are constants: ONNX Runtime blocks their channels itself. */
 export function inferenceTarget(device: SessionOptions["device"] = "cpu"): Target {
   return device === "cpu" ? { contrib: true, blockedChannels: 0 } : portableTarget;
 }

@@ -37,7 +37,7 @@ const applyConv = defineOperator<Convolution>({
     const attributes = { kernel_shape: kernel, strides: stride, pads: padding, group: groups };
     const blocked = blockedWeights(emitter, inputs[1]!, node);
     if (!blocked) return emitter.op("Conv", inputs, attributes);
-    // ONNX Runtime blocks the channels of constant weights by itself; weights that change are blocked in the graph.
+    // ONNX Runtime blocks the channels of its own constants by itself; other weights are blocked in the graph.
     const reordered = emitter.op("ReorderInput", [inputs[0]!], {}, "com.microsoft.nchwc");
     const y = emitter.op("Conv", [reordered, blocked, ...inputs.slice(2)], attributes, "com.microsoft.nchwc");
     return emitter.op("ReorderOutput", [y], { channels: node.outputs[0]!.shape[1]! }, "com.microsoft.nchwc");
@@ -61,10 +61,15 @@ function blockedWeights(
   const block = emitter.target.blockedChannels;
   const [o, i, kh, kw] = inputs[1]!.shape as [number, number, number, number];
   if (block === 0 || attributes.groups !== 1 || o % block !== 0 || i % block !== 0) return undefined;
-  if (emitter.isConstant(weights) || kh * kw === 1) return undefined;
-  const split = emitter.op("Reshape", [weights, emitter.ints([o / block, block, i / block, block, kh, kw])]);
-  const ordered = emitter.op("Transpose", [split], { perm: [0, 2, 4, 5, 3, 1] });
-  return emitter.op("Reshape", [ordered, emitter.ints([o, i, kh, kw])]);
+  // Weights that change pay for blocking with kernels of several taps; what is blocked ahead costs nothing.
+  if (emitter.isConstant(weights) ? !emitter.target.ahead : kh * kw === 1) return undefined;
+  // The operator that blocks pictures, twice: each output's weights are a picture of i channels, and then b outputs are one
+  // of b channels. A Transpose of six axes takes several times as long.
+  const blockPictures = (x: string) => emitter.op("ReorderInput", [x], {}, "com.microsoft.nchwc");
+  const rows = emitter.op("Reshape", [blockPictures(weights), emitter.ints([o / block, block, i * kh, kw])]);
+  const ordered = blockPictures(rows);
+  const blocked = emitter.op("Reshape", [ordered, emitter.ints([o, i, kh, kw])]);
+  return emitter.typed(blocked, inputs[1]!);
 }
 
 /** Options of `conv2d`; a single number means the same along both axes and on all sides. */

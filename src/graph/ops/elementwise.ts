@@ -1,5 +1,6 @@
 import { type DType, describeShape, type Shape } from "../../core/host-tensor.ts";
-import { float, onnxType } from "../onnx.ts";
+import { float } from "../onnx.ts";
+import { ONNX_TYPES } from "../onnx-protobuf.ts";
 import { defineOperator, type GradientRule, notDifferentiable } from "../operator.ts";
 import { require, type Tensor, type TensorType } from "../tensor.ts";
 import { scalar } from "./leaf.ts";
@@ -179,7 +180,7 @@ const FLOATS: readonly DType[] = ["float32", "float64", "float16", "bfloat16"];
 const applyCast = defineOperator<{ to: DType }>({
   name: "cast",
   infer: ([x], { to }) => [{ dtype: to, shape: x!.shape }],
-  onnx: (emitter, [x], node) => emitter.op("Cast", [x!], { to: onnxType(node.attributes.to) }),
+  onnx: (emitter, [x], node) => emitter.op("Cast", [x!], { to: ONNX_TYPES[node.attributes.to] }),
   gradient: ([dy], { inputs: [x] }) => [FLOATS.includes(x!.dtype) ? cast(dy!, x!.dtype) : undefined],
 });
 

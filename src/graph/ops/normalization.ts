@@ -26,7 +26,8 @@ const applyGroupNorm = defineOperators<Groups>({
     return [{ dtype: x!.dtype, shape: x!.shape }, statistics, statistics];
   },
   onnx: (emitter, [x, scale, shift], { inputs: [type], outputs: [, mu, r], attributes }) =>
-    emitter.isUsed(mu!) || emitter.isUsed(r!)
+    // Measured, ONNX Runtime's InstanceNormalization, which uses one thread, takes longer on one thread, too.
+    emitter.target.contrib || emitter.isUsed(mu!) || emitter.isUsed(r!)
       ? groupNormWithStatistics(emitter, x!, scale!, shift!, type!.shape, attributes)
       : [groupNormAlone(emitter, x!, scale!, shift!, type!.shape, attributes), "", ""],
   /*

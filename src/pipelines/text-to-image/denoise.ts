@@ -57,15 +57,18 @@ export function guidedNetwork(
       ...given,
       ...inpainting,
     };
+    const steady = Object.keys(given);
     const job: PartJob = kept
       ? {
           name: `shallow ${cache!.depth}`,
           feeds: { ...common, ...shallowFeeds(kept, cache!.depth) },
+          steady,
           graph: (inputs) => ({ output: predict(inputs, { onWayUp: withDeepState(inputs.deep!, cache!.depth) }) }),
         }
       : {
           name: ["denoise", cache && `deep ${cache.depth}`, attention && `attention ${attention.size}`].join(" "),
           feeds: { ...common, ...residuals },
+          steady,
           graph: (inputs) => {
             const deep = cache && deepState(cache.depth);
             const watched = attention && watchedAttention(attention.size);

@@ -1,0 +1,56 @@
+import { type Tensor, toOnnx } from "../graph/index.ts";
+import type { Bind, Weighted } from "../models/index.ts";
+import { parameterCount } from "../nn/index.ts";
+import {
+  type DeviceName,
+  inferenceTarget,
+  largeNetworkTarget,
+  openSession,
+  type Session,
+  type SessionOptions,
+} from "../runtime/index.ts";
+
+/** What is known of a network when its graph is to run. */
+export interface NetworkSession extends Pick<SessionOptions, "name" | "device" | "threads" | "externalData" | "profile"> {
+  readonly bind: Bind;
+  /** The device whose operators the graph is written with; default: `device`. */
+  readonly known?: DeviceName | "auto";
+  /** Whether the weights are too many to be there twice while they are loaded: see {@link isLarge}. */
+  readonly large: boolean;
+  /** Inputs that often stay the same from run to run. */
+  readonly steady?: readonly string[];
+}
+
+/** Networks of more bytes in float32 are loaded and run with an eye on memory; smaller ones are a little faster without. */
+const LARGE_BYTES = 256e6;
+
+/** Whether a network's weights take so much that loading must not need them twice. */
+export function isLarge(network: Weighted): boolean {
+  return 4 * parameterCount(network) > LARGE_BYTES;
+}
+
+/**
+ * Opens a session for a network's graph, for inference.
+ *
+ * Of a large network on the CPU, ONNX Runtime neither packs matrices once more (they stay mapped from their file) nor plans
+ * memory ahead (it would hold a plan's block beside what the first run took); convolutions' weights are brought into
+ * blocks, and 16-bit ones into float32, before it sees them.
+ */
+export async function openNetwork(
+  outputs: Readonly<Record<string, Tensor>>,
+  { bind, known, large, steady, ...options }: NetworkSession,
+): Promise<Session> {
+  const device = known ?? options.device ?? "cpu";
+  if (!large || device !== "cpu") {
+    const { bytes, ahead } = toOnnx(outputs, { bind, target: inferenceTarget(device), steady });
+    return openSession(bytes, { ...options, ahead });
+  }
+  const { bytes, ahead } = toOnnx(outputs, { bind, target: await largeNetworkTarget(device), steady });
+  return openSession(bytes, {
+    ...options,
+    ahead,
+    memoryPattern: false,
+    arena: process.env.ARENA !== "0",
+    configEntries: { "session.disable_prepacking": "1" },
+  });
+}
