@@ -9,7 +9,13 @@ import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { float32, sizeOf } from "../src/core/host-tensor.ts";
-import { clipVocabulary, type FloatDType, type LazyTensor, writeClipTokenizer, writeModelFolder } from "../src/io/index.ts";
+import {
+  clipVocabulary,
+  type FloatDType,
+  type LazyTensor,
+  writeClipTokenizer,
+  writeModelFolder,
+} from "../src/io/index.ts";
 import { autoencoderKL, type Config, clipText, unet2dCondition } from "../src/models/index.ts";
 import { namedParameters, type Parameter, type PartGroup } from "../src/nn/module.ts";
 

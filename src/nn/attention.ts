@@ -1,5 +1,16 @@
 import { invariant } from "../core/errors.ts";
-import { add, attentionInPieces, concat, matmul, mul, reshape, slice, softmax, type Tensor, transpose } from "../graph/index.ts";
+import {
+  add,
+  attentionInPieces,
+  concat,
+  matmul,
+  mul,
+  reshape,
+  slice,
+  softmax,
+  type Tensor,
+  transpose,
+} from "../graph/index.ts";
 import { groupNorm, type LayerInitial, layerNorm, linear, rmsNorm } from "./layers.ts";
 import { module } from "./module.ts";
 

@@ -11,7 +11,8 @@ import {
 } from "../runtime/index.ts";
 
 /** What is known of a network when its graph is to run. */
-export interface NetworkSession extends Pick<SessionOptions, "name" | "device" | "threads" | "externalData" | "profile"> {
+export interface NetworkSession
+  extends Pick<SessionOptions, "name" | "device" | "threads" | "externalData" | "profile"> {
   readonly bind: Bind;
   /** The device whose operators the graph is written with; default: `device`. */
   readonly known?: DeviceName | "auto";

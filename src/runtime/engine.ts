@@ -42,7 +42,7 @@ export async function openEngine({ model, options }: Requests["open"]): Promise<
 
   const ahead = await computeAhead(options.ahead ?? [], async (bytes, once) => {
     // What is run once needs no optimizing: that would do the same work a second time.
-    const plain = once ? { optimization: "disabled", memoryPattern: false, arena: false } as const : {};
+    const plain = once ? ({ optimization: "disabled", memoryPattern: false, arena: false } as const) : {};
     const own = { ...options, ...plain, externalData: options.externalData };
     const marked = device.name === "cpu";
     return { session: await load(bytes, own, device.name, marked, undefined), inPlace: marked };

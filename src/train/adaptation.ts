@@ -3,11 +3,11 @@ import type { HostTensor } from "../core/host-tensor.ts";
 import type { Random } from "../core/random.ts";
 import { writeModelFolder } from "../io/index.ts";
 import { group, namedParameters, type Parameter, type PartGroup } from "../nn/module.ts";
-import { type BaseModel, LEARNING_PARTS, type LearningPart } from "./pretrained-model.ts";
 import { writeChangedModel } from "./changed-model-folder.ts";
 import type { FineTuneMethod } from "./fine-tune-recipe.ts";
 import type { OwnWord } from "./loaded-text.ts";
 import { matchingNames } from "./name-patterns.ts";
+import { type BaseModel, LEARNING_PARTS, type LearningPart } from "./pretrained-model.ts";
 import { weightsOf } from "./text-condition.ts";
 
 /** What of a model learns: the parameters, how a graph comes to use them, and what is written of them. */

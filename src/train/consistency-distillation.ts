@@ -27,12 +27,12 @@ import {
   values,
 } from "../graph/index.ts";
 import type { UNet2DCondition } from "../models/index.ts";
-import type { BaseModel } from "./pretrained-model.ts";
 import type { Condition } from "./condition.ts";
 import { EMBEDDING_WIDTH, type FewStepNetwork } from "./few-step-network.ts";
 import type { FineTuneMethod, FineTuneRecipe } from "./fine-tune-recipe.ts";
 import { sampledLatent } from "./latent-denoising.ts";
 import type { ScheduleObjective } from "./objective.ts";
+import type { BaseModel } from "./pretrained-model.ts";
 import type { TaskFeeds, TrainingTask } from "./task.ts";
 
 /** c of the Huber loss √(d² + c²) − c. */

@@ -6,10 +6,10 @@ import { type Tensor, values } from "../graph/index.ts";
 import { type JsonObject, writeJsonObject, writeModelFolder } from "../io/index.ts";
 import { type UNet2DCondition, unet2dCondition } from "../models/index.ts";
 import { group, namedParameters, type PartGroup } from "../nn/module.ts";
-import type { BaseModel } from "./pretrained-model.ts";
 import { writeChangedModel } from "./changed-model-folder.ts";
 import type { Condition } from "./condition.ts";
 import type { FineTuneMethod } from "./fine-tune-recipe.ts";
+import type { BaseModel } from "./pretrained-model.ts";
 import { weightsOf } from "./text-condition.ts";
 
 /** Width of the embedding of the guidance that a network is told. */

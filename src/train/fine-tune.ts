@@ -4,7 +4,6 @@ import { type Dataset, type LatentDataset, openLatents } from "../data/index.ts"
 import type { Tensor } from "../graph/index.ts";
 import { type Adaptation, ownParameters } from "./adaptation.ts";
 import { type AutoencoderSession, openAutoencoder } from "./autoencoder-session.ts";
-import { type BaseModel, openBaseModel } from "./pretrained-model.ts";
 import type { Condition } from "./condition.ts";
 import { consistencyDistillation } from "./consistency-distillation.ts";
 import { datasetOf } from "./dataset.ts";
@@ -23,6 +22,7 @@ import { loadedText } from "./loaded-text.ts";
 import { lowRankUpdates } from "./lora-adaptation.ts";
 import { weightingOf } from "./noise-fields.ts";
 import type { Objective, ScheduleObjective } from "./objective.ts";
+import { type BaseModel, openBaseModel } from "./pretrained-model.ts";
 import { priorPictures } from "./prior-pictures.ts";
 import { type RunControl, runTask, type TrainingResult } from "./run.ts";
 import { runPaths } from "./run-folder.ts";

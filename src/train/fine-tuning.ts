@@ -5,11 +5,11 @@ import { type BatchPosition, type LatentDataset, latentBatches } from "../data/i
 import { offsetNoise } from "../diffusion/index.ts";
 import { add, input, mean, mul, sub, type Tensor } from "../graph/index.ts";
 import type { Adaptation } from "./adaptation.ts";
-import type { BaseModel } from "./pretrained-model.ts";
 import { type Condition, withDropout } from "./condition.ts";
 import type { FineTuneRecipe } from "./fine-tune-recipe.ts";
 import { sampledLatent } from "./latent-denoising.ts";
 import { diffusionLoss, drawTimesteps, imageLosses, type Objective, timestepsInput } from "./objective.ts";
+import type { BaseModel } from "./pretrained-model.ts";
 import type { StepLoss, TaskFeeds, TrainingTask } from "./task.ts";
 
 /** A model, what of it is to learn, and from what. */

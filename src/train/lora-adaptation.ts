@@ -7,9 +7,9 @@ import { initialize, kohyaTensors, peftTensors } from "../models/index.ts";
 import { type LowRank, withLowRank } from "../nn/low-rank.ts";
 import { group, type Initializer, namedParameters, type Parameter, type PartGroup, parameter } from "../nn/module.ts";
 import { type Adaptation, learningNetwork } from "./adaptation.ts";
-import type { BaseModel } from "./pretrained-model.ts";
 import type { FineTuneMethod } from "./fine-tune-recipe.ts";
 import { matchingNames } from "./name-patterns.ts";
+import type { BaseModel } from "./pretrained-model.ts";
 
 /** What diffusers looks for in a LoRA's folder. */
 const FILE = "pytorch_lora_weights.safetensors";

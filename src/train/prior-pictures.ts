@@ -10,12 +10,12 @@ import { samplerFromConfig } from "../diffusion/index.ts";
 import { input, toOnnx } from "../graph/index.ts";
 import { float16Bits, readSafetensors, readSafetensorsHeader, writeSafetensors } from "../io/index.ts";
 import { inferenceTarget, openSession } from "../runtime/index.ts";
-import type { BaseModel } from "./pretrained-model.ts";
 import { datasetOf } from "./dataset.ts";
 import { drawLatents } from "./draw-latents.ts";
 import type { FineTuneRecipe } from "./fine-tune-recipe.ts";
 import { predictionOf } from "./fine-tuning.ts";
 import { frozenText } from "./frozen-text.ts";
+import type { BaseModel } from "./pretrained-model.ts";
 
 /** Pictures that are drawn at once. */
 const BATCH = 4;

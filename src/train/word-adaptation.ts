@@ -4,8 +4,8 @@ import { float32 } from "../core/host-tensor.ts";
 import { writeSafetensors } from "../io/index.ts";
 import { group, parameter } from "../nn/module.ts";
 import type { Adaptation } from "./adaptation.ts";
-import type { BaseModel } from "./pretrained-model.ts";
 import type { FineTuneMethod } from "./fine-tune-recipe.ts";
+import type { BaseModel } from "./pretrained-model.ts";
 
 const TABLE = "text_encoder.text_model.embeddings.token_embedding.weight";
 
