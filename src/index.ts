@@ -86,4 +86,6 @@ export {
   type TrainingResult,
   type TrainOptions,
   train,
+  trainAutoencoder,
+  trainTextToImage,
 } from "./train/index.ts";

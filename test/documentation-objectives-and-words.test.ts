@@ -9,8 +9,8 @@ import { DENOISERS, diffusionLoss, timestepsInput } from "../src/train/index.ts"
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 
-test("the code of docs/latent-diffusion.md makes what the page says, one block after the other", async () => {
-  const page = await readFile(join(root, "docs/latent-diffusion.md"), "utf8");
+test("the code of docs/objectives-and-words.md makes what the page says, one block after the other", async () => {
+  const page = await readFile(join(root, "docs/objectives-and-words.md"), "utf8");
   const code = [...page.matchAll(/^```ts\n([\s\S]*?)^```/gm)].map((match) => match[1]).join("\n");
   const folder = await mkdtemp(join(tmpdir(), "allegory-docs-"));
   try {
