@@ -5,6 +5,9 @@
  * second, median and best of the repeats. 'train' is one whole step: forward, MSE loss, backward, gradient clipping at
  * 1.0, AdamW, EMA.
  *
+ * `autoencoder-train` and `latent-train` are the stages of recipes/emoji.json, `pixel-train` the second one's network on
+ * pixels instead of latents.
+ *
  * `sd15-unet` and `sd15-vae` are Stable Diffusion 1.5 in full size with random weights (3.4 GB, written the first time):
  * seconds to load, seconds a step, peak memory of the process; `sd15-generate` is two whole pictures. `quantization` is its U-Net with linear layers in few bits.
  */
@@ -12,6 +15,7 @@ import { availableParallelism } from "node:os";
 import { Command, InvalidArgumentError } from "commander";
 import { benchQuantization } from "./quantization.ts";
 import { benchSd15Generate, benchSd15Unet, benchSd15Vae, type Sd15Options } from "./sd15.ts";
+import { benchAutoencoderTrain, benchLatentTrain, benchPixelTrain } from "./text-to-image.ts";
 import { benchUNetInfer, benchUNetTrain } from "./unet.ts";
 
 interface Benchmark {
@@ -26,6 +30,9 @@ const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
   "sd15-unet": { run: benchSd15Unet, batch: 2 },
   "sd15-vae": { run: benchSd15Vae, batch: 1 },
   "sd15-generate": { run: benchSd15Generate, batch: 1 },
+  "autoencoder-train": { run: benchAutoencoderTrain, batch: 16 },
+  "latent-train": { run: benchLatentTrain, batch: 16 },
+  "pixel-train": { run: benchPixelTrain, batch: 16 },
   quantization: { run: benchQuantization, batch: 2 },
 };
 

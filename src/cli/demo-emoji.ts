@@ -1,6 +1,7 @@
+import { existsSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
-import { fileURLToPath } from "node:url";
 import type { Command } from "commander";
+import { UserError } from "../core/errors.ts";
 import { imageGrid, saveGrid, terminalImage } from "../io/index.ts";
 import { textToImagePipeline } from "../pipelines/index.ts";
 import type { Console } from "./console.ts";
@@ -9,12 +10,12 @@ import { interruptible } from "./interrupt.ts";
 import { bar } from "./progress-line.ts";
 import { terminalColours } from "./terminal-colours.ts";
 
-/** The text-to-image system that was trained here; it lies beside `src` as well as beside what is compiled from it. */
-const MODEL = fileURLToPath(new URL("../../models/emoji/", import.meta.url));
+/** Where recipes/emoji.json leaves its model. */
+const MODEL = "runs/emoji/model";
 const COUNT = 8;
 const SAMPLING = { sampler: "dpm++2m", spread: "trailing", steps: 20, guidance: 5 } as const;
 
-/** `allegory demo-emoji "a smiling cat"`: eight emoji from words, with the model that comes with the repository. */
+/** `allegory demo-emoji "a smiling face"`: eight emoji from words, with the model that recipes/emoji.json trains. */
 export function demoEmojiCommand(program: Command, io: Console): void {
   program
     .command("demo-emoji")
@@ -23,24 +24,32 @@ export function demoEmojiCommand(program: Command, io: Console): void {
       "Draw eight emoji from words with a small text-to-image model that was trained with recipes/emoji.json.",
     )
     .argument("<words...>", "what to draw")
+    .option("--model <folder>", "the model's folder", MODEL)
     .option("--seed <number>", "seed of the first picture", Number, 0)
     .option("--out <file>", "the grid's file (default: after the words, in runs/demo-emoji)")
-    .action(async (words: string[], { seed, out }: { seed: number; out?: string }) => {
+    .action(async (words: string[], flags: DemoFlags) => {
+      if (!existsSync(flags.model)) {
+        throw new UserError(`There is no model ${flags.model}.`, {
+          hint: "Train it first: `allegory train recipes/emoji.json` takes some hours on two cores and can be stopped and continued.",
+          field: "model",
+        });
+      }
       await interruptible(
         () => io.remark("Stopping."),
-        (signal) => draw(words.join(" "), { seed, out }, io, signal),
+        (signal) => draw(words.join(" "), flags, io, signal),
       );
     });
 }
 
-async function draw(
-  prompt: string,
-  { seed, out }: { readonly seed: number; readonly out?: string },
-  io: Console,
-  signal: AbortSignal,
-): Promise<void> {
+interface DemoFlags {
+  readonly model: string;
+  readonly seed: number;
+  readonly out?: string;
+}
+
+async function draw(prompt: string, { model, seed, out }: DemoFlags, io: Console, signal: AbortSignal): Promise<void> {
   const started = performance.now();
-  const pipe = await textToImagePipeline(MODEL, {});
+  const pipe = await textToImagePipeline(model, {});
   const progress = io.progress();
   const request = { prompt, seed, count: COUNT, batch: COUNT, ...SAMPLING };
   try {
