@@ -244,7 +244,7 @@ describe("what cannot be met is said with what can", () => {
     await painting.close();
     await expect(pipeline("text-to-image", join(folder, "nothing"))).rejects.toThrow(/There is no folder/);
     await expect(pipeline("text-to-image", join(reference, "pipelines", "ddpm"))).rejects.toThrow(
-      /is a DDPMPipeline of .*\nHere Stable Diffusion is needed/,
+      /is a DDPMPipeline of .*\nHere Stable Diffusion, PixArt or FLUX.1 is needed/,
     );
     await expect(pipeline("unconditional-image-generation", model)).rejects.toThrow(/pipeline of pixels is needed/);
     const broken = join(folder, "broken");

@@ -150,6 +150,8 @@ describe("an autoencoder with a discriminator", () => {
     expect(own.length).toBeGreaterThan(4);
     for (const name of own) {
       expect(early!.tensors.get(name)!.data.every((value) => value === 0)).toBe(true);
+      // Inside the margins the hinge pulls real pictures up as much as drawn ones down: nothing is left for the last bias.
+      if (name.endsWith("conv_out.bias")) continue;
       expect(late!.tensors.get(name)!.data.some((value) => value !== 0)).toBe(true);
     }
     const model = await readSafetensors(join(result.model, "diffusion_pytorch_model.safetensors"));
