@@ -10,8 +10,8 @@ export default defineConfig({
     pool: "forks",
     // Runtime workers are TypeScript files when run from source; they inherit this loader.
     execArgv: ["--import", "tsx"],
-    testTimeout: 240_000slow ? 1_200_000 : 60_000,
-    hookTimeout: 240_000slow ? 1_200_000 : 60_000,
+    testTimeout: slow ? 1_200_000 : 240_000,
+    hookTimeout: slow ? 1_200_000 : 240_000,
     maxWorkers: 2,
   },
 });

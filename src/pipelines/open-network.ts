@@ -51,7 +51,6 @@ export async function openNetwork(
     ...options,
     ahead,
     memoryPattern: false,
-    arena: process.env.ARENA !== "0",
     configEntries: { "session.disable_prepacking": "1" },
   });
 }

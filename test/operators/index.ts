@@ -1,4 +1,5 @@
 import { activation } from "./activation.ts";
+import { attention } from "./attention.ts";
 import { conv } from "./conv.ts";
 import { elementwise } from "./elementwise.ts";
 import { leaf } from "./leaf.ts";
@@ -16,6 +17,7 @@ export const samples: Samples = {
   ...shape,
   ...matmul,
   ...activation,
+  ...attention,
   ...normalization,
   ...conv,
 };

@@ -58,5 +58,5 @@ function some(emitter: Emitter, q: string, k: string, v: string, scale: number):
 export function attentionInPieces(q: Tensor, k: Tensor, v: Tensor, scale: number, scoreBytes: number): Tensor {
   const [n, heads, queries] = q.shape as [number, number, number];
   const bytes = n * heads * queries * k.shape[2]! * 4;
-  return applyAttention([q, k, v], { scale, pieces: Math.min(queries, Math.ceil(bytes / scoreBytes)) });
+  return applyAttention([q, k, v], { scale, pieces: Math.max(1, Math.min(queries, Math.ceil(bytes / scoreBytes))) });
 }
