@@ -33,7 +33,20 @@ afterAll(() => rm(root, { recursive: true }));
 async function open(dtype: FloatDType, large: boolean, built: "whole" | "inference" = "inference") {
   const folder = join(root, dtype);
   const { _class_name: className, ...config } = network.config;
-  const tensors = initialize(network, seeded(5));
+  // Layers that start at zero would hide what others compute.
+  const noise = seeded(6);
+  const tensors = new Map(
+    [...initialize(network, seeded(5))].map(([name, { shape, data }]) => {
+      const added = noise.normal(shape, { std: 0.05 }).data;
+      return [
+        name,
+        float32(
+          shape,
+          data.map((value, i) => value + added[i]!),
+        ),
+      ] as const;
+    }),
+  );
   await writeModelFolder(folder, { className: String(className), config, tensors }, { dtype });
   const { weights } = await readModelFolder(folder);
   const stored = new Map(
