@@ -17,6 +17,7 @@ import {
   matmul,
   mul,
   type OnnxModel,
+  onnxInTurns,
   parameterLeaf,
   portableTarget,
   reshape,
@@ -194,4 +195,19 @@ describe("the target decides the form", () => {
     expect(domains(portableTarget)).toEqual(new Set([""]));
     expect(domains(blocked)).toContain("com.microsoft");
   });
+});
+
+test("a large graph is written in turns, the same as at once", () => {
+  let x = input("x", [4]);
+  for (let i = 0; i < 100; i++) x = add(mul(x, values([1], [i])), 1);
+  const writing = onnxInTurns({ x });
+  let turns = 0;
+  for (let step = writing.next(); ; step = writing.next()) {
+    if (step.done) {
+      expect(step.value.bytes).toEqual(toOnnx({ x }).bytes);
+      break;
+    }
+    turns++;
+  }
+  expect(turns).toBeGreaterThan(20);
 });

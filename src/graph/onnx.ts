@@ -13,7 +13,7 @@ import { attribute, bytesOf, type Domain, hash, modelBytes, ONNX_TYPES } from ".
 import { inputOperator, type NamedLeaf } from "./ops/leaf.ts";
 import { type PackedMatrix, type PackedValue, unpack } from "./packed.ts";
 import { type AheadModel, stages } from "./stages.ts";
-import { type Tensor, type TensorType, topological } from "./tensor.ts";
+import { type Node, type Tensor, type TensorType, topological } from "./tensor.ts";
 
 /** What the graph will run on; operators choose between equivalent ONNX forms by it. */
 export interface Target {
@@ -93,28 +93,50 @@ export interface OnnxModel {
   readonly ahead: readonly AheadModel[];
 }
 
+export interface OnnxOptions {
+  /** Where each parameter's value comes from; inputs are fed under their own names. */
+  readonly bind?: (leaf: Tensor) => Binding | undefined;
+  /** What it will run on. */
+  readonly target?: Target;
+  /**
+   * Inputs that often stay the same from run to run: what depends on no others is computed when they change, by a model of
+   * its own.
+   */
+  readonly steady?: readonly string[];
+}
+
 /**
  * Writes the graph that computes `outputs` as an ONNX model.
  *
  * @param outputs the results by the names they get
- * @param options.bind where each parameter's value comes from; inputs are fed under their own names
- * @param options.target what it will run on
- * @param options.steady inputs that often stay the same from run to run: what depends on no others is computed when they
- *   change, by a model of its own
  * @throws Error for a parameter without a binding
  */
-export function toOnnx(
-  outputs: Readonly<Record<string, Tensor>>,
-  options: { bind?: (leaf: Tensor) => Binding | undefined; target?: Target; steady?: readonly string[] } = {},
-): OnnxModel {
-  const writer = new Writer(options.target ?? portableTarget, options.bind ?? (() => undefined), usedIn(outputs));
-  for (const [name, tensor] of Object.entries(outputs)) writer.output(name, tensor);
-  return writer.finish(new Set(options.steady));
+export function toOnnx(outputs: Readonly<Record<string, Tensor>>, options: OnnxOptions = {}): OnnxModel {
+  const writing = onnxInTurns(outputs, options);
+  for (;;) {
+    const { done, value } = writing.next();
+    if (done) return value;
+  }
 }
 
-function usedIn(outputs: Readonly<Record<string, Tensor>>): Set<Tensor> {
+/** Nodes that are written between two turns: a few milliseconds' worth. */
+const NODES_A_TURN = 8;
+
+/** The same in turns, between which something else may be done: large graphs take a tenth of a second and more. */
+export function* onnxInTurns(
+  outputs: Readonly<Record<string, Tensor>>,
+  { bind = () => undefined, target = portableTarget, steady }: OnnxOptions = {},
+): Generator<void, OnnxModel, void> {
   const roots = Object.values(outputs);
-  return new Set([...roots, ...topological(roots).flatMap((node) => node.inputs)]);
+  const nodes = topological(roots);
+  const writer = new Writer(target, bind, new Set([...roots, ...nodes.flatMap((node) => node.inputs)]));
+  for (const [i, node] of nodes.entries()) {
+    writer.node(node);
+    if (i % NODES_A_TURN === NODES_A_TURN - 1) yield;
+  }
+  for (const [name, tensor] of Object.entries(outputs)) writer.output(name, tensor);
+  yield;
+  return writer.finish(new Set(steady));
 }
 
 class Writer implements Emitter {
@@ -159,18 +181,21 @@ class Writer implements Emitter {
   private value(tensor: Tensor): string {
     const known = this.names.get(tensor);
     if (known) return known;
-    for (const node of topological([tensor])) {
-      if (this.names.has(node.outputs[0]!)) continue;
-      this.scope = `${node.scope}/${node.operator.name}`;
-      const inputs = node.inputs.map((x) => this.names.get(x)!);
-      const written = node.operator.onnx(this, inputs, node);
-      const names = typeof written === "string" ? [written] : written;
-      node.outputs.forEach((x, i) => {
-        this.names.set(x, names[i]!);
-        if (names[i]) this.typed(names[i]!, x);
-      });
-    }
+    for (const node of topological([tensor])) this.node(node);
     return this.names.get(tensor)!;
+  }
+
+  /** Writes a node whose inputs are written. */
+  node(node: Node): void {
+    if (this.names.has(node.outputs[0]!)) return;
+    this.scope = `${node.scope}/${node.operator.name}`;
+    const inputs = node.inputs.map((x) => this.names.get(x)!);
+    const written = node.operator.onnx(this, inputs, node);
+    const names = typeof written === "string" ? [written] : written;
+    node.outputs.forEach((x, i) => {
+      this.names.set(x, names[i]!);
+      if (names[i]) this.typed(names[i]!, x);
+    });
   }
 
   op(type: string, inputs: readonly string[], attributes: Attributes = {}, domain: Domain = ""): string {

@@ -1,4 +1,4 @@
-import { type Tensor, toOnnx } from "../graph/index.ts";
+import { type OnnxModel, type OnnxOptions, onnxInTurns, type Tensor } from "../graph/index.ts";
 import type { Bind, Weighted } from "../models/index.ts";
 import { parameterCount } from "../nn/index.ts";
 import {
@@ -30,6 +30,26 @@ export function isLarge(network: Weighted): boolean {
   return 4 * parameterCount(network) > LARGE_BYTES;
 }
 
+/** Milliseconds after which others get a turn while a graph is written, which for large networks takes longer. */
+const TURN = 10;
+
+/** Writes a graph without holding up the event loop. */
+async function written(outputs: Readonly<Record<string, Tensor>>, options: OnnxOptions): Promise<OnnxModel> {
+  const writing = onnxInTurns(outputs, options);
+  for (let since = performance.now(); ; ) {
+    const { done, value } = writing.next();
+    if (done) return value;
+    if (performance.now() - since < TURN) continue;
+    await turn();
+    since = performance.now();
+  }
+}
+
+/** Lets others have a turn. */
+export function turn(): Promise<void> {
+  return new Promise((done) => setImmediate(done));
+}
+
 /**
  * Opens a session for a network's graph, for inference.
  *
@@ -43,10 +63,10 @@ export async function openNetwork(
 ): Promise<Session> {
   const device = known ?? options.device ?? "cpu";
   if (!large || device !== "cpu") {
-    const { bytes, ahead } = toOnnx(outputs, { bind, target: inferenceTarget(device), steady });
+    const { bytes, ahead } = await written(outputs, { bind, target: inferenceTarget(device), steady });
     return openSession(bytes, { ...options, ahead });
   }
-  const { bytes, ahead } = toOnnx(outputs, { bind, target: await largeNetworkTarget(device), steady });
+  const { bytes, ahead } = await written(outputs, { bind, target: await largeNetworkTarget(device), steady });
   return openSession(bytes, {
     ...options,
     ahead,

@@ -4,7 +4,7 @@ import { type ModelWeights, placedWeights } from "../io/index.ts";
 import { type Bind, bindWeights, type Weighted, type WeightSource } from "../models/index.ts";
 import { forInference } from "../nn/index.ts";
 import type { Device, DeviceName, Feeds, Session } from "../runtime/index.ts";
-import { isLarge, openNetwork } from "./open-network.ts";
+import { isLarge, openNetwork, turn } from "./open-network.ts";
 
 export interface ComputeOptions {
   /** Default `"cpu"`. */
@@ -70,9 +70,11 @@ export function partSessions(part: Part, { device: asked = "cpu", threads }: Com
   const load = async ({ feeds, graph, steady }: PartJob, change: WeightChange | undefined): Promise<Session> => {
     const { weights, externalData } = await placed(part.weights);
     const stored = bindWeights(part.network, weights, { what: part.weights.source });
+    await turn();
     const bind = change ? change.apply(stored) : stored;
     const inputs = Object.entries(feeds).map(([name, { shape, dtype }]) => [name, input(name, shape, dtype)] as const);
     const outputs = forInference(() => graph(Object.fromEntries(inputs)));
+    await turn();
     const start = (device: DeviceName | "auto", known: DeviceName | "auto") =>
       openNetwork(outputs, { name: part.name, bind, known, large, steady, device, threads, externalData });
     if (chosen) return start(chosen.name, chosen.name);
