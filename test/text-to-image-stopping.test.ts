@@ -1,0 +1,77 @@
+import { mkdtemp, readdir, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join, relative } from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { consoleOn } from "../src/cli/console.ts";
+import { run } from "../src/cli/program.ts";
+import { hostImage } from "../src/io/index.ts";
+import { pipeline, type TextToImagePipeline, type TextToImageRequestInput } from "../src/pipelines/index.ts";
+import { longestTurn } from "./event-loop.ts";
+
+const model = fileURLToPath(new URL("fixtures/reference/pipelines/sd15", import.meta.url));
+let folder: string;
+let pipe: TextToImagePipeline;
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "allegory-stopping-"));
+  pipe = await pipeline("text-to-image", model, { threads: 1 });
+});
+afterAll(async () => {
+  await pipe.close();
+  await rm(folder, { recursive: true });
+});
+
+const request = { prompt: "a photo of a red cat", steps: 3, sampler: "euler" } as const;
+const image = hostImage(24, 24, 3, new Uint8Array(1728).fill(90));
+
+test("a signal stops a run in the middle of a call, wherever it is", async () => {
+  const reason = new Error("enough");
+  // Hundreds of steps would take minutes: who waits for them, or for the rest of a step, does not come to an end.
+  const long = { ...request, steps: 900 };
+  for (const [more, before] of [
+    [{}, 0],
+    [{}, 2],
+    [{ image, strength: 1 }, 0],
+    [{ image, mask: hostImage(24, 24, 1, new Uint8Array(576).fill(255)) }, 1],
+  ] as [Partial<TextToImageRequestInput>, number][]) {
+    const controller = new AbortController();
+    const run = pipe.stream({ ...long, ...more }, { signal: controller.signal });
+    for (let step = 0; step < before; step++) expect((await run.next()).done).toBe(false);
+    const next = run.next();
+    // What comes next has begun, and not ended.
+    await new Promise((done) => setImmediate(done));
+    controller.abort(reason);
+    await expect(next).rejects.toBe(reason);
+    expect(await run.next()).toEqual({ done: true, value: undefined });
+  }
+  const stopped = pipe.stream(request, { signal: AbortSignal.abort(reason) });
+  await expect(stopped.next()).rejects.toBe(reason);
+  expect(await pipe.generate(request)).toHaveLength(1);
+});
+
+test("a run that fails in its middle leaves what was finished, and nothing else", async () => {
+  const texts = { out: "", err: "" };
+  const io = consoleOn({ write: (text) => (texts.out += text) }, { write: (text) => (texts.err += text) });
+  const out = join(folder, "out");
+  const [good, missing] = [
+    join(model, "lora", "pytorch_lora_weights.safetensors"),
+    join(folder, "missing.safetensors"),
+  ];
+  const words = ["--x", `loras=${good};${missing}`, "--y", "seed=1,2", "--grid", join(folder, "plot.png")];
+  const common = ["a cat", "--model", relative(".", model), "--threads", "1", "--steps", "1", "--out", out];
+  expect(await run(["generate", ...common, ...words], io)).toBe(2);
+  expect(texts.err).toContain("There is no LoRA");
+  expect([await readdir(folder), await readdir(out)]).toEqual([["out"], ["sd15-seed1.png"]]);
+});
+
+test("drawing never holds up the event loop for 50 milliseconds", async () => {
+  const masked = { image, mask: hostImage(24, 24, 1, new Uint8Array(576).fill(255)), maskFeather: 2 } as const;
+  const drawing = async () => {
+    for (const more of [{}, { seamless: "both" as const, stepCache: 2 }, masked, { enlarge: 1.5 }]) {
+      for await (const state of pipe.stream({ ...request, ...more }, { attention: {} })) await state.preview();
+    }
+  };
+  // What the compiler of JavaScript does the first time is not drawing.
+  await drawing();
+  expect(await longestTurn(drawing)).toBeLessThan(50);
+});
