@@ -2,9 +2,10 @@ import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { afterAll, beforeAll, expect, test, vi } from "vitest";
+import { afterAll, beforeAll, expect, test } from "vitest";
 import * as allegory from "../src/index.ts";
 import { hostImage, saveImage } from "../src/io/index.ts";
+import { codeOf, printedBy } from "./page-code.ts";
 
 const at = (path: string) => fileURLToPath(new URL(path, import.meta.url));
 const readPage = (name: string) => readFile(at(`../docs/${name}`), "utf8");
@@ -22,23 +23,13 @@ afterAll(() => rm(folder, { recursive: true }));
 
 /** What each of a page's pieces of code prints, run with the tiny model. */
 async function printed(page: string): Promise<unknown[][][]> {
-  const pieces = [...(await readPage(page)).matchAll(/^```ts\n([\s\S]*?)^```/gm)].map((match) => match[1]!);
   const all: unknown[][][] = [];
-  for (const code of pieces) {
+  for (const code of codeOf(await readPage(page))) {
     const body = code
-      .replace('import { pipeline } from "allegory";', "")
       .replace('"stable-diffusion-v1-5/"', JSON.stringify(at("fixtures/reference/pipelines/sd15")))
       .replaceAll(/"(harbour\.jpg|mask\.png)"/g, (_, name) => JSON.stringify(join(folder, name)))
       .replace(" as const", "");
-    const lines: unknown[][] = [];
-    const log = vi.spyOn(console, "log").mockImplementation((...words) => void lines.push(words));
-    try {
-      const AsyncFunction = (async () => {}).constructor as new (...words: string[]) => (p: unknown) => Promise<void>;
-      await new AsyncFunction("pipeline", body)(allegory.pipeline);
-    } finally {
-      log.mockRestore();
-    }
-    all.push(lines);
+    all.push(await printedBy(body));
   }
   return all;
 }
