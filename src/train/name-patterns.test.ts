@@ -1,4 +1,5 @@
 import { describe, expect, test } from "vitest";
+import { UserError } from "../core/errors.ts";
 import { matchingNames } from "./name-patterns.ts";
 
 const NAMES = ["unet.conv_in.weight", "unet.conv_in.bias", "unet.mid.to_q.weight", "text_encoder.mid.q_proj.weight"];
@@ -18,19 +19,19 @@ describe("patterns of names", () => {
   });
 
   test("that fit nothing are an error which says what was meant", () => {
-    const hintOf = (pattern: string) => {
+    const fault = (pattern: string): UserError["options"] => {
       try {
         matchingNames([pattern], NAMES, "method.trainable");
       } catch (error) {
-        return error as { hint: string; field: string };
+        if (error instanceof UserError) return error.options;
       }
-      return undefined;
+      throw new Error(`${pattern} was accepted`);
     };
-    expect(hintOf("unet.conv_in")).toMatchObject({
+    expect(fault("unet.conv_in")).toMatchObject({
       field: "method.trainable",
       hint: expect.stringContaining("unet.conv_in.*"),
     });
-    expect(hintOf("unet.conv_im.bias")!.hint).toContain("unet.conv_in.bias");
-    expect(hintOf("vae.*")!.hint).toContain(NAMES[0]);
+    expect(fault("unet.conv_im.bias").hint).toContain("unet.conv_in.bias");
+    expect(fault("vae.*").hint).toContain(NAMES[0]);
   });
 });
