@@ -6,7 +6,7 @@ import { float32, type HostTensor, int64 } from "../src/core/host-tensor.ts";
 import { seeded } from "../src/core/random.ts";
 import { openTokenizer } from "../src/io/index.ts";
 import { pipeline, type TextToImagePipeline } from "../src/pipelines/index.ts";
-import { closeRuns, decoded, farthest, run, tinyFlux, writeTiny } from "./tiny-transformers.ts";
+import { closeRuns, decoded, farthest, run, tinyFlux, writeTiny } from "./tiny-models.ts";
 
 const tiny = { dev: tinyFlux("dev"), schnell: tinyFlux("schnell") };
 let folder: string;

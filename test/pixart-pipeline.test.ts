@@ -7,7 +7,7 @@ import { seeded } from "../src/core/random.ts";
 import { type Samples, samplerFromConfig } from "../src/diffusion/index.ts";
 import { openTokenizer } from "../src/io/index.ts";
 import { pipeline, type TextToImagePipeline } from "../src/pipelines/index.ts";
-import { closeRuns, decoded, farthest, run, tinyPixArt, writeTiny } from "./tiny-transformers.ts";
+import { closeRuns, decoded, farthest, run, tinyPixArt, writeTiny } from "./tiny-models.ts";
 
 const kinds = ["Alpha", "Sigma"] as const;
 const tiny = { Alpha: tinyPixArt("Alpha"), Sigma: tinyPixArt("Sigma") };

@@ -7,7 +7,7 @@ import { seeded } from "../src/core/random.ts";
 import { hostImage, openTokenizer } from "../src/io/index.ts";
 import { diagonalGaussian } from "../src/models/index.ts";
 import { pipeline, type TextToImagePipeline } from "../src/pipelines/index.ts";
-import { closeRuns, decoded, farthest, run, tinySd3, writeTiny } from "./tiny-transformers.ts";
+import { closeRuns, decoded, farthest, run, tinySd3, writeTiny } from "./tiny-models.ts";
 
 const tiny = tinySd3();
 let folder: string;

@@ -7,7 +7,7 @@ import { consoleOn } from "../src/cli/console.ts";
 import { run as runCommand } from "../src/cli/program.ts";
 import { readJsonObject, writeJsonObject } from "../src/io/index.ts";
 import { pipeline, type TextToImagePipeline, textToImageRequest } from "../src/pipelines/index.ts";
-import { farthest, tinyFlux, tinyPixArt, tinySd3, writeTiny } from "./tiny-transformers.ts";
+import { farthest, tinyFlux, tinyPixArt, tinySd3, writeTiny } from "./tiny-models.ts";
 
 // What is the same for all kinds of models that draw from words.
 

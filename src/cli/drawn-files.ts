@@ -3,6 +3,7 @@ import { basename, join, resolve } from "node:path";
 import { UserError } from "../core/errors.ts";
 import { encodeImage, writeFileAtomically } from "../io/index.ts";
 import {
+  type OpenedWith,
   type PictureRecord,
   pictureNotes,
   type ResolvedRequest,
@@ -49,6 +50,7 @@ async function checkNoFile(path: string, needed: string): Promise<void> {
 /** What a picture was drawn from. */
 export interface DrawnFrom {
   readonly model: string;
+  readonly opened: OpenedWith;
   readonly request: TextToImageRequestInput;
   readonly resolved: ResolvedRequest;
   /** [width, height] that was drawn, before any enlarging. */
@@ -58,13 +60,13 @@ export interface DrawnFrom {
 /** Writes a picture with what it takes to draw it again, and returns its path. */
 export async function writeDrawn(image: TextToImagePicture, out: string, from: DrawnFrom): Promise<string> {
   const { prompt, seed } = image;
-  const { model, request, resolved, drawn } = from;
+  const { model, opened, request, resolved, drawn } = from;
   const { count: _, batch: __, seed: ___, ...rest } = request;
   const record: PictureRecord = {
-    model,
+    ...{ model, opened },
     request: {
       ...rest,
-      ...{ prompt, steps: resolved.steps, guidance: resolved.guidance, seeds: [seed] },
+      ...{ prompt, steps: resolved.steps, guidance: resolved.guidance, refineFrom: resolved.refineFrom, seeds: [seed] },
       ...{ width: drawn[0], height: drawn[1] },
       negativePrompt: request.negativePrompt === undefined ? undefined : image.negative,
       prompt2: request.prompt2 === undefined ? undefined : image.prompt2,

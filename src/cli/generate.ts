@@ -3,6 +3,7 @@ import { type Command, InvalidArgumentError, Option } from "commander";
 import { UserError } from "../core/errors.ts";
 import { encodeImage, type HubProgress, imageGrid, terminalImage, writeFileAtomically } from "../io/index.ts";
 import {
+  type OpenedWith,
   REQUEST_KEY,
   type TextToImagePicture,
   type TextToImagePipeline,
@@ -40,6 +41,7 @@ interface GenerateFlags extends ComputeFlags {
   readonly variant?: string;
   readonly controlNet?: string;
   readonly tokenizer?: string;
+  readonly refiner?: string;
   readonly lowMemory?: boolean;
   readonly revision?: string;
 }
@@ -70,7 +72,8 @@ export function generateCommand(program: Command, io: Console): void {
     const collect = (text: string, before: string[] = []) => [...before, text];
     command.addOption(new Option(flags, description).argParser(collect));
   }
-  addSchemaOptions(command, textToImageRequest, ["prompt", ...Object.keys(TEXTS)]);
+  // Latents are handed over by programs.
+  addSchemaOptions(command, textToImageRequest, ["prompt", "denoisingStart", "denoisingEnd", ...Object.keys(TEXTS)]);
   command
     .option("--out <path>", "picture file, or a folder for a file each (default: the present folder)")
     .option("--grid <file>", "write a grid of all pictures too; with --x or --y a plot with headings")
@@ -90,6 +93,7 @@ export function generateCommand(program: Command, io: Console): void {
     .option("--control-net <folder>", "let a ControlNetModel steer, by --control-image")
     .option("--variant <name>", "take the weights of this variant, for example fp16")
     .option("--tokenizer <folder>", "the tokenizer's folder, for a model in a single file")
+    .option("--refiner <folder>", "let another model, as SDXL's refiner, go on from --refine-from")
     .option("--revision <name>", "branch, tag or commit of a model of the hub (default: main)")
     .option("--low-memory", "free each network before the next one is loaded")
     .option("--json", "print a line of JSON for each step and picture");
@@ -135,7 +139,10 @@ async function generate(
       field: "model",
     });
   }
-  const pipe = await openModel(model, flags, { io, signal });
+  // A picture's own parts belong to its own model.
+  const own = flags.model === undefined || flags.model === like?.model ? like?.opened : undefined;
+  const opened: OpenedWith = { ...own, ...openedWith(flags) };
+  const pipe = await openModel(model, { ...flags, ...opened }, { io, signal });
   const progress = io.progress();
   const started = performance.now();
   // Of a plot a file for each picture is written only where that is asked for.
@@ -177,7 +184,7 @@ async function generate(
         // A finished picture is kept, whatever becomes of the next ones.
         for (const [n, image] of (state.images ?? []).entries()) {
           images.push(image);
-          const from = { model, request, resolved, drawn: size };
+          const from = { model, opened, request, resolved, drawn: size };
           const file = out === undefined ? undefined : await writeDrawn(image, out, from);
           const looks = state.attention?.[n];
           const maps = looks && (await writeAttention(flags.attentionMaps!, image, looks));
@@ -197,7 +204,7 @@ async function generate(
   const wantsGrid = flags.grid !== undefined || flags.terminal;
   const grid = !wantsGrid ? undefined : plots ? await plotSheet(drawn, { ...axes, title }) : await imageGrid(images);
   if (flags.grid !== undefined) {
-    const text = plots ? { [REQUEST_KEY]: JSON.stringify({ model, request: base, ...axes }) } : undefined;
+    const text = plots ? { [REQUEST_KEY]: JSON.stringify({ model, opened, request: base, ...axes }) } : undefined;
     await writeFileAtomically(flags.grid, await encodeImage(grid!, pictureFormat(flags.grid), { text }));
   }
   if (flags.terminal) {
@@ -216,6 +223,12 @@ function level(text: string): number {
   return Number(text);
 }
 
+/** What the flags say of it, in the form in which pictures keep it. */
+function openedWith({ vae, controlNet, tokenizer, refiner, variant, revision }: GenerateFlags): OpenedWith {
+  const all = Object.entries({ vae, controlNet, tokenizer, refiner, variant, revision });
+  return Object.fromEntries(all.filter(([, value]) => value !== undefined));
+}
+
 /** Opens a model, with a line of progress where it is downloaded. */
 async function openModel(
   model: string,
@@ -232,6 +245,7 @@ async function openModel(
       vae: flags.vae,
       controlNet: flags.controlNet,
       tokenizer: flags.tokenizer,
+      refiner: flags.refiner,
       variant: flags.variant,
       lowMemory: flags.lowMemory ?? false,
     });

@@ -1,7 +1,7 @@
 import { readFile } from "node:fs/promises";
 import { messageOf, UserError } from "../core/errors.ts";
 import { imageText } from "../io/index.ts";
-import { readPictureNotes, type TextToImageRequestInput } from "../pipelines/index.ts";
+import { type PictureNotes, readPictureNotes } from "../pipelines/index.ts";
 
 /** The text entries of a picture's file. Throws a UserError where it cannot be read. */
 export async function textsOf(path: string): Promise<Record<string, string>> {
@@ -18,9 +18,7 @@ export async function textsOf(path: string): Promise<Record<string, string>> {
 }
 
 /** How a picture was made, as its file says. Throws a UserError where it says nothing. */
-export async function notesOf(
-  path: string,
-): Promise<{ readonly model?: string; readonly request: TextToImageRequestInput }> {
+export async function notesOf(path: string): Promise<PictureNotes> {
   const notes = readPictureNotes(await textsOf(path));
   if (notes) return notes;
   throw new UserError(`${path} does not say how it was made.`, {

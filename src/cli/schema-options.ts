@@ -95,9 +95,13 @@ export function flagOf(key: string): string {
   return key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
 }
 
+/** What only a program can give, as pixels and latents, has no flag. */
+const isCustom = (type: z.ZodType) => type.def.type === "custom";
+
 function fieldsOf(schema: z.ZodObject): SchemaField[] {
-  return Object.entries(schema.shape).map(([key, type]) => {
+  return Object.entries(schema.shape).flatMap(([key, type]) => {
     const { inner, standard } = unwrapped(type as z.ZodType);
+    if (isCustom(inner)) return [];
     return {
       key,
       flag: flagOf(key),
@@ -136,8 +140,7 @@ function kindOf(type: z.ZodType): Pick<SchemaField, "kind" | "choices" | "single
     case "tuple":
       return { kind: "list", choices: undefined };
     case "union": {
-      // What only a program can give, as pixels, has no flag.
-      const kinds = def.options!.filter((option) => option.def.type !== "custom").map(kindOf);
+      const kinds = def.options!.filter((option) => !isCustom(option)).map(kindOf);
       const choices = kinds.every((kind) => kind.choices) ? kinds.flatMap((kind) => kind.choices!) : undefined;
       const lists = kinds.some((option) => option.kind === "list");
       return { kind: lists ? "list" : kinds[0]!.kind, choices, single: lists };

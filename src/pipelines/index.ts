@@ -11,7 +11,9 @@ export { isPicturePath, type PictureInput } from "./picture-input.ts";
 export type { AttentionOptions, TokenAttention } from "./text-to-image/attention-maps.ts";
 export { textToImagePipeline } from "./text-to-image/index.ts";
 export {
+  type OpenedWith,
   PARAMETERS_KEY,
+  type PictureNotes,
   type PictureRecord,
   parametersText,
   parseParameters,

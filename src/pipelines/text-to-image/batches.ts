@@ -8,6 +8,8 @@ export interface Batch {
   readonly first: number;
   /** How many of them are wanted: the last batch is filled up to the size of the others, since another needs a session. */
   readonly wanted: number;
+  /** The index of each among all pictures. */
+  readonly indices: readonly number[];
   readonly batch: readonly PictureWords[];
 }
 
@@ -24,8 +26,9 @@ export function batchesOf(
     const count = Math.ceil(length / most);
     const size = Math.ceil(length / count);
     return Array.from({ length: count }, (_, b): Batch => {
-      const batch = Array.from({ length: size }, (_, i) => pictures[start + Math.min(b * size + i, length - 1)]!);
-      return { first: start + b * size, wanted: Math.min(size, length - b * size), batch };
+      const indices = Array.from({ length: size }, (_, i) => start + Math.min(b * size + i, length - 1));
+      const batch = indices.map((i) => pictures[i]!);
+      return { first: start + b * size, wanted: Math.min(size, length - b * size), indices, batch };
     });
   });
 }

@@ -74,7 +74,9 @@ export function controlOf(
       name: "control",
       feeds: {
         ...{ latents, text },
-        ...(part.network.config.addition_embed_type === null ? {} : { textEmbeds: textEmbeds!, timeIds: timeIds! }),
+        ...(part.network.config.addition_embed_type === "text_time"
+          ? { textEmbeds: textEmbeds!, timeIds: timeIds! }
+          : {}),
         timestep: float32([n], new Float32Array(n).fill(timestep)),
         picture: repeatedTo(picture, [n, ...picture.shape.slice(1)]),
         scale: float32([], [scale]),

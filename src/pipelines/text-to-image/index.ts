@@ -20,6 +20,7 @@ import { controlOf } from "./control.ts";
 import { guidedNetwork } from "./denoise.ts";
 import { enlarged } from "./enlarge.ts";
 import { contrastOf, type Size, samplingOf } from "./family.ts";
+import { latentsOf, refines, stepRange } from "./handover.ts";
 import { type AutoencoderOptions, latentSpace } from "./latents.ts";
 import { measuredColours } from "./measured-colours.ts";
 import { memoryEstimate, mustFit } from "./memory.ts";
@@ -35,6 +36,7 @@ import type {
 } from "./pipeline-types.ts";
 import { latentPreview, previewDecoder } from "./preview.ts";
 import type { PromptTable } from "./prompt-tokens.ts";
+import { REFINE_FROM, refined, withRefiner } from "./refine.ts";
 import {
   checkRequest,
   type PictureWords,
@@ -43,7 +45,7 @@ import {
   textToImageRequest,
 } from "./request.ts";
 import { mustTile, tilingMultiple } from "./seamless.ts";
-import { encodeSource, readControl, readSource, startOfBatch } from "./source.ts";
+import { encodeSource, NOTHING_SEEN, readControl, readSource, startOfBatch } from "./source.ts";
 import { stepCache } from "./step-cache.ts";
 import { textEncoders } from "./text.ts";
 
@@ -58,7 +60,8 @@ export async function textToImagePipeline(
   path: string,
   options: TextToImageOptions = {},
 ): Promise<TextToImagePipeline> {
-  const model = await openTextToImage(path, options);
+  const refiner = options.refiner === undefined ? undefined : await refinerPipeline(options);
+  const model = withRefiner(await openTextToImage(path, options), refiner?.model);
   const { family } = model;
   const text = textEncoders(model, options);
   const denoiser = partSessions(model.denoiser, options);
@@ -74,7 +77,10 @@ export async function textToImagePipeline(
   const resolve = (input: TextToImageRequestInput): ResolvedRequest => {
     const request = validated(textToImageRequest, input);
     const { steps, guidance } = family.defaults(request);
-    const resolved = { ...request, steps: request.steps ?? steps, guidance: request.guidance ?? guidance };
+    const resolved = {
+      ...{ ...request, steps: request.steps ?? steps, guidance: request.guidance ?? guidance },
+      refineFrom: request.refineFrom ?? (model.refiner && REFINE_FROM),
+    };
     for (const field of options.needs ?? []) {
       if (request[field] === undefined) throw new UserError(`This task needs \`${field}\`.`, { field });
     }
@@ -85,6 +91,7 @@ export async function textToImagePipeline(
   const memoryNeeds = (request: ResolvedRequest, size: readonly [number, number]) => ({
     batch: Math.min(request.batch, picturesOf(request).length),
     guided: contrastOf(family, request) > 1,
+    refined: refines(request, model) !== undefined,
     ...{ size, tile: request.vaeTile, lowMemory: options.lowMemory ?? false },
   });
   /** The tokens that maps are made of: those of the first encoder. */
@@ -98,7 +105,8 @@ export async function textToImagePipeline(
     runOptions: TextToImageRunOptions = {},
   ): AsyncGenerator<TextToImageState, void, void> {
     const request = resolve(input);
-    if (request.enlarge === undefined) yield* pass(request, runOptions);
+    if (refiner && refines(request, model)) yield* refined(request, runOptions, { pass, model, refiner });
+    else if (request.enlarge === undefined) yield* pass(request, runOptions);
     else {
       const all = takesAllSteps(chooseSampler(model.scheduler, request.sampler, request.spread));
       const stepsAfter = (steps: number, strength: number) =>
@@ -112,7 +120,7 @@ export async function textToImagePipeline(
 
   async function* pass(
     request: ResolvedRequest,
-    { signal, random: given, attention }: TextToImageRunOptions,
+    { signal, random: given, attention, latentsOnly = false }: TextToImageRunOptions,
   ): AsyncGenerator<TextToImageState, void, void> {
     // A list of one generator is that generator, as diffusers has it.
     const random = Array.isArray(given) && given.length === 1 ? (given[0] as Random) : given;
@@ -148,18 +156,22 @@ export async function textToImagePipeline(
         : {}),
     };
 
-    for (const [b, { first, wanted, batch }] of batches.entries()) {
+    for (const [b, { first, wanted, batch, indices }] of batches.entries()) {
       const conditions = await conditionsOf(batch, model, text, request, { size, signal, change: changes });
       await free(text);
       const noise = noiseFrom(random ?? batch.map(({ seed }) => seeded(seed)));
       const shape = [batch.length, family.channels, ...latentSize];
       const perPicture = random === undefined || Array.isArray(random);
-      const begin = startOfBatch(encoded, { plan, shape, noise, perPicture, vae, model });
+      const begin = request.latents
+        ? { ...NOTHING_SEEN, x: latentsOf(request.latents, indices), first: 0 }
+        : startOfBatch(encoded, { plan, shape, noise, perPicture, vae, model });
+      const trained = sampler.options.num_train_timesteps as number;
+      const { first: from, end } = stepRange(request, plan, { trained, first: begin.first });
       let calls = 0;
       const looks = level === undefined ? undefined : attentionRecord(latentSize, level, batch.length);
       const network = guidedNetwork(family, denoiser, {
         ...{ seamless, attention: looks },
-        cache: every === undefined ? undefined : stepCache({ every, depth, first: begin.first }),
+        cache: every === undefined ? undefined : stepCache({ every, depth, first: from }),
         ...{ conditions, guidance, seen: begin.seen, signal, change: changes(model.denoiser.name) },
         control:
           model.controlNet &&
@@ -169,18 +181,19 @@ export async function textToImagePipeline(
               picture: steering,
               scale: request.controlScale,
               interval: request.controlInterval,
-              first: begin.first,
+              first: from,
               seamless,
             },
           }),
         onCall: () => calls++,
       });
       const denoise = plan.denoiser(network);
-      const from = { noise, first: begin.first, restart: true };
+      // What was handed over is where its step begins, also where PNDM's late start is one timestep earlier.
+      const late = { noise, first: from, restart: request.latents === undefined };
       const run = begin.inpaint
-        ? inpainted(plan.run(inpaintedCalls(denoise, begin.inpaint), begin.x, from), begin.inpaint)
-        : plan.run(denoise, begin.x, from);
-      const ofBatch = plan.steps - begin.first;
+        ? inpainted(plan.run(inpaintedCalls(denoise, begin.inpaint), begin.x, late), begin.inpaint)
+        : plan.run(denoise, begin.x, late);
+      const ofBatch = end - from;
       const start = firstPictures({ ...begin.x, data: begin.x.data.slice() }, wanted);
       let step = 0;
       signal?.throwIfAborted();
@@ -191,7 +204,12 @@ export async function textToImagePipeline(
         const finished =
           step === ofBatch
             ? {
-                ...(await finish(firstPictures(state.x, wanted), batch, source?.paste, coding)),
+                ...(await finish(
+                  latentsOnly ? undefined : firstPictures(state.x, wanted),
+                  batch,
+                  source?.paste,
+                  coding,
+                )),
                 ...(looks && { attention: looks.maps(batch.slice(0, wanted).map((one) => promptTable(one, request))) }),
               }
             : {};
@@ -203,18 +221,20 @@ export async function textToImagePipeline(
           preview: async () => previews?.decode(x0, coding) ?? latentPreview(x0, colours.current()),
           ...finished,
         };
+        if (step === ofBatch) break;
       }
     }
   }
 
   async function finish(
-    latents: Samples,
+    latents: Samples | undefined,
     batch: readonly PictureWords[],
     paste: Paste | undefined,
     decoding: AutoencoderOptions,
   ) {
     await free(denoiser);
     if (control) await free(control);
+    if (!latents) return {};
     const decoded = await vae.decode(latents, decoding);
     await free(vae);
     decoding.signal?.throwIfAborted();
@@ -264,7 +284,19 @@ export async function textToImagePipeline(
       return images;
     },
     async close() {
-      await Promise.all([text.close(), denoiser.close(), vae.close(), control?.close(), previews?.close()]);
+      await Promise.all([
+        text.close(),
+        denoiser.close(),
+        vae.close(),
+        control?.close(),
+        previews?.close(),
+        refiner?.close(),
+      ]);
     },
   };
+}
+
+/** The pipeline of a model that goes on with another's latents; it computes where that does. */
+function refinerPipeline({ refiner, device, threads, variant, hub, lowMemory, memoryLimit }: TextToImageOptions) {
+  return textToImagePipeline(refiner!, { device, threads, variant, hub, lowMemory, memoryLimit });
 }

@@ -15,6 +15,8 @@ export interface MemoryNeeds {
   /** Pictures at once. */
   readonly batch: number;
   readonly guided: boolean;
+  /** Another model goes on with the latents. */
+  readonly refined: boolean;
   /** [height, width] in pixels. */
   readonly size: readonly [number, number];
   readonly tile: number | undefined;
@@ -28,6 +30,13 @@ const BYTES = 4;
  * twice as wide.
  */
 export function memoryEstimate(model: TextToImageModel, needs: MemoryNeeds): MemoryEstimate {
+  if (needs.refined && model.refiner) {
+    const each = [model, model.refiner].map((one) => memoryEstimate(one, { ...needs, refined: false }));
+    const [first, second] = each.map(({ weights }) => weights) as [number, number];
+    const weights = needs.lowMemory ? Math.max(first, second) : first + second;
+    const states = Math.max(...each.map((one) => one.states));
+    return { weights, states, total: weights + states };
+  }
   const { denoiser, vae, textEncoders, controlNet, factor, family } = model;
   const { batch, guided, size, tile, lowMemory } = needs;
   const [height, width] = size;

@@ -64,6 +64,8 @@ export interface TextToImageModel {
   readonly factor: number;
   /** What is particular to its kind of network. */
   readonly family: Family;
+  /** The model that goes on with its latents, where one was given. */
+  readonly refiner?: TextToImageModel;
   /** What was left out. */
   readonly warnings: readonly string[];
 }
@@ -79,6 +81,8 @@ export interface OpenModelOptions {
   readonly previewVae?: string;
   /** The folder of a ControlNetModel. */
   readonly controlNet?: string;
+  /** The folder of a model that goes on with the latents, as SDXL's refiner. */
+  readonly refiner?: string;
   /** A tokenizer's folder, for single-file checkpoints, which have none. */
   readonly tokenizer?: string;
   /** A scheduler's configuration in the place of the folder's. */

@@ -1,4 +1,5 @@
 import { stat } from "node:fs/promises";
+import { join } from "node:path";
 import { UserError } from "../../core/errors.ts";
 import { isPipelineFolder, modelFolder } from "../../io/index.ts";
 import { autoencoderKL, autoencoderTiny } from "../../models/index.ts";
@@ -10,12 +11,14 @@ import { storedFolder } from "./stored-folder.ts";
  * Opens a folder in diffusers' layout, or a single-file checkpoint of Stable Diffusion: a denoising network, an autoencoder
  * and text encoders.
  *
- * @param model a folder, a safetensors file, or `org/name` of the Hugging Face hub
+ * @param model a folder, one of a run here, a safetensors file, or `org/name` of the Hugging Face hub
  * @throws UserError that says what is there when it is something else, and what is missing
  */
 export async function openTextToImage(model: string, options: OpenModelOptions = {}): Promise<TextToImageModel> {
   const path = await modelFolder(model, { ...options.hub, variant: options.variant });
   if ((await stat(path)).isFile()) return assembled(await storedFile(path, options));
+  const run = join(path, "model");
+  if (!isPipelineFolder(path) && isPipelineFolder(run)) return assembled(await storedFolder(run, options));
   if (!isPipelineFolder(path)) {
     throw new UserError(`${path} is no pipeline in diffusers' layout (it has no model_index.json).`, {
       hint: "A folder with model_index.json, unet/ or transformer/, vae/, text_encoder/, tokenizer/ and scheduler/ is needed.",

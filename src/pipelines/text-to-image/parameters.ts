@@ -9,10 +9,15 @@ import { type TextToImageRequestInput, textToImageRequest } from "./request.ts";
 export const REQUEST_KEY = "allegory";
 export const PARAMETERS_KEY = "parameters";
 
+/** What of a model's opening decides what it draws: other parts than its own, and which files of it were taken. */
+const OPENED = ["vae", "controlNet", "tokenizer", "refiner", "variant", "revision"] as const;
+export type OpenedWith = Readonly<Partial<Record<(typeof OPENED)[number], string>>>;
+
 /** How a picture was made. */
 export interface PictureRecord {
   /** The model's folder, as it was given. */
   readonly model: string;
+  readonly opened?: OpenedWith;
   /** A request that draws this picture alone. */
   readonly request: TextToImageRequestInput;
   /** [width, height]. */
@@ -23,23 +28,39 @@ export interface PictureRecord {
 export function pictureNotes(record: PictureRecord): Record<string, string> {
   const written = Object.keys(textToImageRequest.shape).flatMap((name) => {
     const value = record.request[name as keyof TextToImageRequestInput];
-    const pixels = ["image", "mask", "controlImage"].includes(name) && !isPicturePath(value as PictureInput);
+    const pixels = ["image", "mask", "controlImage", "latents"].includes(name) && !isPicturePath(value as PictureInput);
     return value === undefined || pixels ? [] : [[name, value]];
   });
   return {
     [PARAMETERS_KEY]: parametersText(record),
-    [REQUEST_KEY]: JSON.stringify({ model: record.model, request: Object.fromEntries(written) }),
+    [REQUEST_KEY]: JSON.stringify({
+      model: record.model,
+      opened: record.opened,
+      request: Object.fromEntries(written),
+    }),
   };
 }
 
+/** What a picture's file says of how it was made. */
+export interface PictureNotes {
+  readonly model?: string;
+  readonly opened?: OpenedWith;
+  readonly request: TextToImageRequestInput;
+}
+
 /** What a picture's text entries say of how it was made; undefined where they say nothing. */
-export function readPictureNotes(
-  notes: Readonly<Record<string, string>>,
-): { readonly model?: string; readonly request: TextToImageRequestInput } | undefined {
+export function readPictureNotes(notes: Readonly<Record<string, string>>): PictureNotes | undefined {
   const own = parsed(notes[REQUEST_KEY]);
   if (own && typeof own.request === "object" && own.request !== null) {
     const request = own.request as TextToImageRequestInput;
-    return { ...(typeof own.model === "string" ? { model: own.model } : {}), request };
+    const opened = Object.entries(own.opened ?? {}).filter(
+      ([name, value]) => OPENED.includes(name as never) && typeof value === "string",
+    );
+    return {
+      ...(typeof own.model === "string" ? { model: own.model } : {}),
+      ...(opened.length > 0 ? { opened: Object.fromEntries(opened) } : {}),
+      request,
+    };
   }
   const text = notes[PARAMETERS_KEY];
   return text === undefined ? undefined : { request: parseParameters(text) };

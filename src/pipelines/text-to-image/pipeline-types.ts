@@ -66,6 +66,8 @@ export interface TextToImageRunOptions {
   readonly random?: Random | readonly Random[];
   /** Keeps where the network looked at the tokens of the prompts; the pictures are the same, the networks take more memory. */
   readonly attention?: AttentionOptions;
+  /** Leaves out the pictures: the last latents of a batch are what is wanted, for another model to go on with. */
+  readonly latentsOnly?: boolean;
 }
 
 /** A text-to-image model, ready to draw. */

@@ -1,8 +1,9 @@
 import { z } from "zod";
 import { UserError } from "../../core/errors.ts";
-import { GRIDS, SAMPLERS, type SamplerName } from "../../diffusion/index.ts";
+import { GRIDS, SAMPLERS, type SamplerName, type Samples } from "../../diffusion/index.ts";
 import { pictureInput } from "../picture-input.ts";
 import { contrastOf } from "./family.ts";
+import { checkHandover, isLatents, refines } from "./handover.ts";
 import type { TextToImageModel } from "./model.ts";
 import type { ResolvedRequest } from "./pipeline-types.ts";
 import { SEAMLESS } from "./seamless.ts";
@@ -101,6 +102,28 @@ export const textToImageRequest = z.strictObject({
     .default(0.5)
     .describe("how much of the picture is drawn anew when it is enlarged, above 0 to 1"),
   enlargeSteps: whole(1).optional().describe("steps of the way of the second time (default: steps)"),
+  denoisingEnd: z
+    .number()
+    .gt(0)
+    .lt(1)
+    .optional()
+    .describe("stop when this share of the way is gone, for another model to go on"),
+  denoisingStart: z
+    .number()
+    .gt(0)
+    .lt(1)
+    .optional()
+    .describe("begin when this share of the way is gone, with the latents of another model"),
+  latents: z
+    .custom<Samples>(isLatents, "Accepted are latents [pictures, channels, height, width] as float32")
+    .optional()
+    .describe("the latents that a run with denoisingEnd ended with, of each picture"),
+  refineFrom: z
+    .number()
+    .gt(0)
+    .max(1)
+    .optional()
+    .describe("share of the way after which the refiner takes over; with 1 it does not (default: 0.8)"),
   loras: z
     .array(z.union([z.string().min(1), z.strictObject({ path: z.string().min(1), scale: z.number().default(1) })]))
     .optional()
@@ -119,6 +142,11 @@ export const textToImageRequest = z.strictObject({
   stepCacheDepth: whole(1)
     .optional()
     .describe("how much is computed in all steps: layers of the way up, from its end (default: 1)"),
+  aestheticScore: z
+    .number()
+    .optional()
+    .describe("how much the picture pleases, as SDXL's refiner is told (default: 6)"),
+  negativeAestheticScore: z.number().optional().describe("the same of what is drawn away from (default: 2.5)"),
   vaeTile: whole(8).optional().describe("let the autoencoder work on tiles of this many pixels, to save memory"),
   batch: whole(1).default(1).describe("most pictures the network sees at once"),
 });
@@ -147,6 +175,7 @@ const FIELDS_OF_SOME = [
   ...(["seamless", "stepCache", "stepCacheDepth"] as const),
   ...(["originalSize", "cropTopLeft", "targetSize"] as const),
   ...(["negativeOriginalSize", "negativeCropTopLeft", "negativeTargetSize"] as const),
+  ...(["aestheticScore", "negativeAestheticScore"] as const),
 ];
 export type FieldOfSome = (typeof FIELDS_OF_SOME)[number];
 
@@ -182,7 +211,8 @@ export function checkRequest(request: ResolvedRequest, model: TextToImageModel):
   for (const field of FIELDS_OF_SOME) {
     const value = request[field];
     // Where a field has a default, it is one that says nothing.
-    if (value === undefined || value === false || value === 0 || family.fields.includes(field)) continue;
+    if (value === undefined || value === false || value === 0) continue;
+    if (family.fields.includes(field) || refines(request, model)?.family.fields.includes(field)) continue;
     throw new UserError(`\`${field}\` was given; this model has no use for it.`, { hint: "Leave it out.", field });
   }
   for (const [one, other] of [
@@ -195,6 +225,7 @@ export function checkRequest(request: ResolvedRequest, model: TextToImageModel):
   }
   checkGuidance(request, model);
   checkSteps(request, model);
+  checkHandover(request, model);
   const { vaeTile } = request;
   if (vaeTile !== undefined && vaeTile % model.factor !== 0) {
     throw new UserError(`Tiles of ${vaeTile} pixels were asked for; they must be multiples of ${model.factor}.`, {

@@ -16,7 +16,7 @@ import type { Box } from "./mask.ts";
 import { fitted, fittedCrop, maskedPicture, mustBeAsLarge } from "./masked-source.ts";
 import type { TextToImageModel } from "./model.ts";
 import type { Paste } from "./paste.ts";
-import type { TextToImageRequest } from "./request.ts";
+import { picturesOf, type TextToImageRequest } from "./request.ts";
 import { mustTile, resizedSeamless, tilingMultiple } from "./seamless.ts";
 
 /** The picture a request starts from, at the size that is drawn. */
@@ -43,7 +43,13 @@ export async function readSource(
   request: TextToImageRequest,
   model: TextToImageModel,
 ): Promise<{ readonly size: Size; readonly source: Source | undefined }> {
-  const { image, mask, controlImage } = request;
+  const { image, mask, controlImage, latents } = request;
+  if (latents) {
+    const size = [latents.shape[2]! * model.factor, latents.shape[3]! * model.factor] as const;
+    checkLatents(latents, request, model);
+    checkSize(size, model, "latents");
+    return { size, source: undefined };
+  }
   const sized = request.height !== undefined && request.width !== undefined;
   if (image === undefined) {
     const picture =
@@ -134,6 +140,9 @@ export interface BatchStart {
   readonly seen: { readonly mask: Samples; readonly kept: Samples } | undefined;
 }
 
+/** What a run sees that neither paints inside a mask nor sees one. */
+export const NOTHING_SEEN = { inpaint: undefined, seen: undefined } as const;
+
 export interface StartOptions {
   readonly plan: SamplingPlan;
   /** Of the latents: [n, channels, h, w]. */
@@ -154,7 +163,7 @@ export function startOfBatch(
   { plan, shape, noise, perPicture, vae, model }: StartOptions,
 ): BatchStart {
   if (!encoded) {
-    return { x: scaled(noise(shape), plan.initNoiseSigma), first: 0, inpaint: undefined, seen: undefined };
+    return { ...NOTHING_SEEN, x: scaled(noise(shape), plan.initNoiseSigma), first: 0 };
   }
   const { source, image, kept } = encoded;
   const { inpainting: seesMask, strengthRounds } = model.family;
@@ -168,7 +177,7 @@ export function startOfBatch(
   const start = fromNoise
     ? { x: scaled(drawn, plan.initNoiseSigma), first: 0 }
     : lateStart(plan, latent!, drawn, { strength: source.strength, rounds: strengthRounds });
-  if (!source.mask || !kept) return { ...start, inpaint: undefined, seen: undefined };
+  if (!source.mask || !kept) return { ...NOTHING_SEEN, ...start };
   const keptLatent = latentOf(kept);
   const mask = latentMask(source.mask, model.factor);
   if (seesMask) {
@@ -196,6 +205,17 @@ function lateStart(
   const start = noisedStart(plan, latent, noise, strength, rounds);
   if (plan.className !== "PNDMScheduler" || start.first === 0) return start;
   return { ...start, x: plan.addNoise(latent, noise, plan.timesteps[start.first]!) };
+}
+
+function checkLatents(latents: Samples, request: TextToImageRequest, { family }: TextToImageModel): void {
+  const [n, channels] = latents.shape as [number, number];
+  const pictures = picturesOf(request).length;
+  if (n !== pictures || channels !== family.channels) {
+    throw new UserError(`Latents of ${n} pictures with ${channels} channels were given.`, {
+      hint: `Needed are those of ${pictures} pictures with ${family.channels} channels.`,
+      field: "latents",
+    });
+  }
 }
 
 /** The size a model was trained with, in pixels. */

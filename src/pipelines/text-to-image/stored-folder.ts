@@ -10,6 +10,7 @@ import {
   readSchedulerConfig,
 } from "../../io/index.ts";
 import { FAMILIES } from "./families/index.ts";
+import { TRAINED_HERE, TRAINED_PIPELINE } from "./families/trained-here.ts";
 import type { FamilyKind } from "./family.ts";
 import type { OpenModelOptions, StoredModel } from "./model.ts";
 import { storedVae } from "./stored-vae.ts";
@@ -59,7 +60,8 @@ function kindOf(path: string, className: string, components: ReadonlyMap<string,
   const problem = (text: string, hint: string) =>
     new UserError(`${path} is a ${className}${text}.`, { hint, field: "model" });
   const denoiser = components.get("unet") ?? components.get("transformer");
-  const kind = Object.hasOwn(FAMILIES, denoiser?.className ?? "") ? FAMILIES[denoiser!.className]! : undefined;
+  const kinds = className === TRAINED_PIPELINE ? TRAINED_HERE : FAMILIES;
+  const kind = Object.hasOwn(kinds, denoiser?.className ?? "") ? kinds[denoiser!.className]! : undefined;
   const encoders = kind?.textEncoders.map(({ name }) => name) ?? [];
   const known = [
     kind?.denoiser,

@@ -51,6 +51,7 @@ function build(stored: StoredModel, { factor }: { readonly factor: number }): Fa
     ...(["weights", "chunks", "clipSkip", "seamless", "stepCache", "stepCacheDepth"] as const),
     ...(textEncoders.length > 1 ? (["prompt2", "negativePrompt2"] as const) : []),
     ...(xl ? SIZES : []),
+    ...(xl && aestheticScore ? (["aestheticScore", "negativeAestheticScore"] as const) : []),
   ];
   const defaults = told !== null ? DEFAULTS.consistency : xl ? DEFAULTS.xl : DEFAULTS.stable;
   const family: Family = {
@@ -114,8 +115,8 @@ function timeIdsOf(
   const others = [...(negativeOriginalSize ?? originalSize), ...negativeCropTopLeft];
   const row = aestheticScore
     ? negative
-      ? [...others, AESTHETIC.negative]
-      : [...own, AESTHETIC.positive]
+      ? [...others, request.negativeAestheticScore ?? AESTHETIC.negative]
+      : [...own, request.aestheticScore ?? AESTHETIC.positive]
     : negative && negativeOriginalSize && negativeTargetSize
       ? [...others, ...negativeTargetSize]
       : [...own, ...targetSize];

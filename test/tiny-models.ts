@@ -13,12 +13,13 @@ import {
   pixart,
   sd3,
   t5Encoder,
+  unet2dCondition,
   type Weighted,
 } from "../src/models/index.ts";
 import { type Feeds, inferenceTarget, openSession, type Session } from "../src/runtime/index.ts";
 import { randomWeights } from "./original-files.ts";
 
-// Folders of transformers that draw from words, with random weights: as diffusers saves them, and so small that a picture
+// Folders of models that draw from words, with random weights: as diffusers saves them, and so small that a picture
 // takes milliseconds.
 
 const clipTokenizer = fileURLToPath(new URL("fixtures/reference/tokenizers/clip-small", import.meta.url));
@@ -127,10 +128,12 @@ interface TinyModel {
   readonly className: string;
   readonly scheduler: Readonly<Record<string, unknown>> & { readonly _class_name: string };
   readonly parts: Readonly<Record<string, TinyPart>>;
+  /** What else stands in model_index.json. */
+  readonly options?: Readonly<Record<string, unknown>>;
 }
 
 /** Writes a folder, with a tokenizer for each text encoder. */
-export async function writeTiny(folder: string, { className, scheduler, parts }: TinyModel): Promise<void> {
+export async function writeTiny(folder: string, { className, scheduler, parts, options }: TinyModel): Promise<void> {
   const { _class_name, ...schedulerConfig } = scheduler;
   const written = Object.entries(parts).map(([name, { className, network, tensors }]) => {
     const library = name.startsWith("text_encoder") ? ("transformers" as const) : ("diffusers" as const);
@@ -149,7 +152,7 @@ export async function writeTiny(folder: string, { className, scheduler, parts }:
     tokenizers[tokenizer] = ["transformers", isT5 ? "T5TokenizerFast" : "CLIPTokenizer"];
   }
   const index = join(folder, "model_index.json");
-  await writeJsonObject(index, { ...(await readJsonObject(index)), ...tokenizers });
+  await writeJsonObject(index, { ...(await readJsonObject(index)), ...tokenizers, ...options });
 }
 
 /** PixArt-α or -Σ: α is told sizes, and both learned a variance. */
@@ -225,6 +228,81 @@ export function tinyFlux(kind: "dev" | "schnell") {
       text_encoder: part("CLIPTextModel", clip, 6),
       text_encoder_2: t5(),
     },
+  };
+}
+
+/** SDXL's base with two text encoders, or its refiner with the second alone, which is told an aesthetic score. */
+export function tinyXl(kind: "base" | "refiner") {
+  const refiner = kind === "refiner";
+  const unet = unet2dCondition({
+    ...{ sample_size: 8, in_channels: 4, out_channels: 4, block_out_channels: [8, 16], layers_per_block: 1 },
+    ...{
+      down_block_types: ["DownBlock2D", "CrossAttnDownBlock2D"],
+      up_block_types: ["CrossAttnUpBlock2D", "UpBlock2D"],
+    },
+    ...{ norm_num_groups: 4, attention_head_dim: [2, 2], use_linear_projection: true },
+    ...{ cross_attention_dim: refiner ? 8 : 12, addition_embed_type: "text_time", addition_time_embed_dim: 4 },
+    projection_class_embeddings_input_dim: 6 + (refiner ? 5 : 6) * 4,
+  });
+  const clip = clipText({ ...CLIP, hidden_size: 4, hidden_act: "quick_gelu" });
+  const second = clipTextWithProjection({ ...CLIP, hidden_size: 8, projection_dim: 6, hidden_act: "gelu" });
+  return {
+    className: refiner ? "StableDiffusionXLImg2ImgPipeline" : "StableDiffusionXLPipeline",
+    scheduler: {
+      ...{
+        _class_name: "EulerDiscreteScheduler",
+        beta_schedule: "scaled_linear",
+        beta_start: 0.00085,
+        beta_end: 0.012,
+      },
+      ...{ timestep_spacing: "leading", steps_offset: 1, interpolation_type: "linear", prediction_type: "epsilon" },
+    },
+    parts: {
+      unet: part("UNet2DConditionModel", unet, refiner ? 8 : 7),
+      vae: vae({ scaling_factor: 0.13025 }),
+      ...(refiner ? {} : { text_encoder: part("CLIPTextModel", clip, 9) }),
+      text_encoder_2: part("CLIPTextModelWithProjection", second, 10),
+    },
+    options: {
+      force_zeros_for_empty_prompt: true,
+      ...(refiner ? { requires_aesthetics_score: true, text_encoder: [null, null], tokenizer: [null, null] } : {}),
+    },
+  };
+}
+
+/** A transformer that was trained here, with one text encoder: CLIP's for "mmdit", T5's for "dit". */
+export function tinyTrained(kind: "dit" | "mmdit") {
+  const clip = clipText({ ...CLIP, hidden_size: 8, hidden_act: "quick_gelu" });
+  const parts =
+    kind === "dit"
+      ? {
+          transformer: part(
+            "PixArtTransformer2DModel",
+            pixart({
+              ...{ num_attention_heads: 2, attention_head_dim: 12, num_layers: 2, cross_attention_dim: 24 },
+              ...{ in_channels: 4, out_channels: 4, sample_size: 8, caption_channels: T5.d_model },
+              use_additional_conditions: false,
+            }),
+            13,
+          ),
+          text_encoder: t5(),
+        }
+      : {
+          transformer: part(
+            "SD3Transformer2DModel",
+            sd3({
+              ...{ sample_size: 8, in_channels: 4, out_channels: 4, num_layers: 2, attention_head_dim: 8 },
+              ...{ num_attention_heads: 2, joint_attention_dim: 8, caption_projection_dim: 16 },
+              ...{ pooled_projection_dim: 8, pos_embed_max_size: 8 },
+            }),
+            14,
+          ),
+          text_encoder: part("CLIPTextModel", clip, 15),
+        };
+  return {
+    className: "AllegoryTextToImagePipeline",
+    scheduler: { _class_name: "FlowMatchEulerDiscreteScheduler", shift: 1 },
+    parts: { ...parts, vae: vae({ scaling_factor: 0.9 }) },
   };
 }
 
