@@ -3,10 +3,7 @@ import { basename } from "node:path";
 import { UserError } from "../core/errors.ts";
 import type { HostTensor } from "../core/host-tensor.ts";
 import { checkFeeds, checkFetches, checkTensor, isShared, type Session, type SessionOptions } from "./session.ts";
-import { startWorker } from "./worker-host.ts";
-
-/** The script of the worker thread: compiled beside this file, or the TypeScript source by way of its loader. */
-const WORKER = new URL(import.meta.url.endsWith(".ts") ? "./worker-source.mjs" : "./worker.js", import.meta.url);
+import { returnWorker, takeWorker } from "./worker-pool.ts";
 
 /**
  * Loads an ONNX model into a worker thread of its own.
@@ -27,7 +24,7 @@ export async function openSession(
       field: "threads",
     });
   }
-  const host = startWorker(WORKER, name);
+  const host = takeWorker(name);
   const copy = model instanceof Uint8Array ? new Uint8Array(model) : model;
   const transfer = copy instanceof Uint8Array ? [copy.buffer as ArrayBuffer] : [];
   const { inputs, outputs, device } = await host
@@ -101,7 +98,7 @@ export async function openSession(
 
     close() {
       closing ??= host.call("close", {}).then(
-        () => host.terminate(),
+        ({ held }) => returnWorker(host, held),
         () => host.terminate(), // a thread that crashed is closed all the same
       );
       return closing;

@@ -25,7 +25,8 @@ export interface Replies {
   read: { tensor: HostTensor };
   write: object;
   profile: { profile: Profile };
-  close: object;
+  /** Bytes that JavaScript still holds in the thread. */
+  close: { held: number };
 }
 
 export type Kind = keyof Requests;

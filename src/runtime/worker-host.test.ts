@@ -53,6 +53,13 @@ describe("a worker", () => {
     await host.terminate();
   });
 
+  test("is called by its last name", async () => {
+    const host = startWorker(script("process.exit(3)"), "vae");
+    host.rename("unet");
+    await expect(host.call("profile", {})).rejects.toThrow("unet: its thread has ended (exit code 3)");
+    expect(host.alive).toBe(false);
+  });
+
   test("keeps a call that cannot be sent from staying open", async () => {
     const host = startWorker(script(""), "vae");
     await expect(host.call("profile", { callback: () => {} })).rejects.toThrow("could not be cloned");

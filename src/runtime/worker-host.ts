@@ -5,6 +5,10 @@ import type { Kind, Replies, ReplyMessage, RequestMessage, Requests } from "./pr
 /** Calls into a worker thread, answered in order; the thread keeps the process alive only while an answer is due. */
 export interface WorkerHost {
   call<K extends Kind>(kind: K, body: Requests[K], transfer?: readonly ArrayBuffer[]): Promise<Replies[K]>;
+  /** Whether the thread still answers. */
+  readonly alive: boolean;
+  /** Changes what errors call the thread. */
+  rename(name: string): void;
   /** Ends the thread; calls still open are rejected. */
   terminate(): Promise<void>;
 }
@@ -16,6 +20,7 @@ interface Pending {
 
 /** Starts the worker script at `script`. `name` is what errors call it. */
 export function startWorker(script: URL, name: string): WorkerHost {
+  let called = name;
   const worker = new Worker(script, { name });
   worker.unref();
   const pending = new Map<number, Pending>();
@@ -41,9 +46,9 @@ export function startWorker(script: URL, name: string): WorkerHost {
       entry?.resolve(reply.body as never);
     }
   });
-  worker.on("error", (error) => die(new Error(`${name}: its thread crashed: ${error.message}`, { cause: error })));
-  worker.on("messageerror", (error) => die(new Error(`${name}: a message of its thread was unreadable: ${error}`)));
-  worker.on("exit", (code) => die(new Error(`${name}: its thread has ended (exit code ${code})`)));
+  worker.on("error", (error) => die(new Error(`${called}: its thread crashed: ${error.message}`, { cause: error })));
+  worker.on("messageerror", (error) => die(new Error(`${called}: a message of its thread was unreadable: ${error}`)));
+  worker.on("exit", (code) => die(new Error(`${called}: its thread has ended (exit code ${code})`)));
 
   return {
     call(kind, body, transfer = []) {
@@ -57,8 +62,14 @@ export function startWorker(script: URL, name: string): WorkerHost {
         pending.set(id, { resolve, reject });
       });
     },
+    get alive() {
+      return dead === undefined;
+    },
+    rename(name) {
+      called = name;
+    },
     async terminate() {
-      dead ??= new Error(`${name} is closed`);
+      dead ??= new Error(`${called} is closed`);
       await worker.terminate();
     },
   };

@@ -1,9 +1,10 @@
+import { getHeapStatistics } from "node:v8";
 import { parentPort } from "node:worker_threads";
 import { invariant, messageOf, UserError } from "../core/errors.ts";
 import { type Engine, openEngine } from "./engine.ts";
 import type { ReplyMessage, RequestMessage, Requests } from "./protocol.ts";
 
-/** The thread of one session: answers requests one after the other. ONNX Runtime blocks this thread, no other. */
+/** The thread of one session at a time: answers requests one after the other. ONNX Runtime blocks this thread, no other. */
 
 invariant(parentPort, "worker.ts is the script of a worker thread");
 const port = parentPort;
@@ -21,7 +22,6 @@ port.on("message", (request: RequestMessage) => {
       reply = { id: request.id, error: { message: messageOf(error), user } };
     }
     port.postMessage(reply, transfer);
-    if (request.kind === "close") port.close();
   });
 });
 
@@ -46,6 +46,13 @@ async function answer({ kind, body }: RequestMessage, transfer: ArrayBuffer[]): 
       return { profile: await engine.profile() };
     case "close":
       await engine.close();
-      return {};
+      engine = undefined;
+      return { held: heldBytes() };
   }
+}
+
+/** What this thread's heap and its typed arrays hold, garbage included. */
+function heldBytes(): number {
+  const { used_heap_size, external_memory } = getHeapStatistics();
+  return used_heap_size + external_memory;
 }
