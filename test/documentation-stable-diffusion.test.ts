@@ -62,7 +62,7 @@ test.each([
   const rows = table.split("\n").filter((row) => line.test(row));
   const fields = Object.keys(allegory.textToImageRequest.shape);
   const named = rows.flatMap((row) => [...row.split("|")[column]!.matchAll(/`(\w+)/g)].map((match) => match[1]!));
-  const options = ["controlNet", "lowMemory", "refiner", "vae"];
+  const options = ["controlNet", "embeddings", "lowMemory", "refiner", "vae"];
   expect(named.length).toBeGreaterThan(least);
   expect(named.filter((field) => !fields.includes(field) && !options.includes(field))).toEqual([]);
 });

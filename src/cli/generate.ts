@@ -16,6 +16,7 @@ import { writeAttention } from "./attention-files.ts";
 import { addComputeOptions, type ComputeFlags, computeOptions } from "./compute-options.ts";
 import type { Console } from "./console.ts";
 import { checkDrawnPaths, writeDrawn } from "./drawn-files.ts";
+import { embeddingsOption } from "./embeddings-option.ts";
 import { duration } from "./format.ts";
 import { interruptible } from "./interrupt.ts";
 import { pictureFormat } from "./picture-files.ts";
@@ -23,7 +24,7 @@ import { notesOf } from "./picture-notes.ts";
 import { plotSheet } from "./plot-sheet.ts";
 import { bar } from "./progress-line.ts";
 import { type PlotPlace, plotPlaces, type RequestAxis, readAxis } from "./request-axes.ts";
-import { addSchemaOptions, givenOptions } from "./schema-options.ts";
+import { addSchemaOptions, collect, givenOptions } from "./schema-options.ts";
 import { terminalColours } from "./terminal-colours.ts";
 
 interface GenerateFlags extends ComputeFlags {
@@ -42,6 +43,7 @@ interface GenerateFlags extends ComputeFlags {
   readonly controlNet?: string;
   readonly tokenizer?: string;
   readonly refiner?: string;
+  readonly embeddings?: readonly string[];
   readonly lowMemory?: boolean;
   readonly revision?: string;
 }
@@ -69,7 +71,6 @@ export function generateCommand(program: Command, io: Console): void {
     )
     .option("--like <picture>", "take what is not said from the request in a picture's file");
   for (const [flags, description] of Object.values(TEXTS)) {
-    const collect = (text: string, before: string[] = []) => [...before, text];
     command.addOption(new Option(flags, description).argParser(collect));
   }
   // Latents are handed over by programs.
@@ -94,6 +95,7 @@ export function generateCommand(program: Command, io: Console): void {
     .option("--variant <name>", "take the weights of this variant, for example fp16")
     .option("--tokenizer <folder>", "the tokenizer's folder, for a model in a single file")
     .option("--refiner <folder>", "let another model, as SDXL's refiner, go on from --refine-from")
+    .addOption(embeddingsOption())
     .option("--revision <name>", "branch, tag or commit of a model of the hub (default: main)")
     .option("--low-memory", "free each network before the next one is loaded")
     .option("--json", "print a line of JSON for each step and picture");
@@ -224,8 +226,9 @@ function level(text: string): number {
 }
 
 /** What the flags say of it, in the form in which pictures keep it. */
-function openedWith({ vae, controlNet, tokenizer, refiner, variant, revision }: GenerateFlags): OpenedWith {
-  const all = Object.entries({ vae, controlNet, tokenizer, refiner, variant, revision });
+function openedWith(flags: GenerateFlags): OpenedWith {
+  const { vae, controlNet, tokenizer, refiner, variant, revision, embeddings } = flags;
+  const all = Object.entries({ vae, controlNet, tokenizer, refiner, variant, revision, embeddings });
   return Object.fromEntries(all.filter(([, value]) => value !== undefined));
 }
 
@@ -246,6 +249,7 @@ async function openModel(
       controlNet: flags.controlNet,
       tokenizer: flags.tokenizer,
       refiner: flags.refiner,
+      embeddings: flags.embeddings,
       variant: flags.variant,
       lowMemory: flags.lowMemory ?? false,
     });

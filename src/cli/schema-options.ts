@@ -150,6 +150,11 @@ function kindOf(type: z.ZodType): Pick<SchemaField, "kind" | "choices" | "single
   }
 }
 
+/** Of an option that may be given several times, all that it was given. */
+export function collect(text: string, before: readonly string[] = []): readonly string[] {
+  return [...before, text];
+}
+
 function number(text: string): number {
   const value = text.trim() === "" ? Number.NaN : Number(text);
   if (Number.isNaN(value)) throw new InvalidArgumentError("A number is needed.");

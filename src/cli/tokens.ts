@@ -2,11 +2,13 @@ import type { Command } from "commander";
 import { UserError } from "../core/errors.ts";
 import { type PromptToken, textToImagePipeline } from "../pipelines/index.ts";
 import type { Console } from "./console.ts";
+import { embeddingsOption } from "./embeddings-option.ts";
 import { short, table } from "./format.ts";
 
 interface TokensFlags {
   readonly model?: string;
   readonly tokenizer?: string;
+  readonly embeddings?: readonly string[];
   readonly prompt2?: string;
   readonly weights?: boolean;
   readonly chunks?: boolean;
@@ -27,6 +29,7 @@ export function tokensCommand(program: Command, io: Console): void {
     .option("--weights", "read (word:1.3), (word) and [word] as weights")
     .option("--chunks", "encode long prompts in parts")
     .option("--tokenizer <folder>", "the tokenizer's folder, for a model in a single file")
+    .addOption(embeddingsOption())
     .option("--json", "print it as JSON")
     .action((prompt: string, flags: TokensFlags) => showTokens(prompt, flags, io));
 }
@@ -39,7 +42,7 @@ async function showTokens(prompt: string, flags: TokensFlags, io: Console): Prom
       field: "model",
     });
   }
-  const pipe = await textToImagePipeline(model, { tokenizer });
+  const pipe = await textToImagePipeline(model, { tokenizer, embeddings: flags.embeddings });
   try {
     const request = { prompt, ...(flags.prompt2 === undefined ? {} : { prompt2 }), weights, chunks };
     // Refuses what this model has no use for.

@@ -60,6 +60,7 @@ export {
   placedWeights,
   type WeightLocation,
 } from "./model-weights.ts";
+export { withNewWords } from "./new-words.ts";
 export { assemblePatches, splitPatches } from "./patches.ts";
 export { linePlot, type PlotOptions, type Series, savePlot } from "./plot.ts";
 export { pngText } from "./png-text.ts";

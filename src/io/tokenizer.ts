@@ -137,15 +137,7 @@ function tokenizerOf({ folder, json, specials, config }: TokenizerFiles): TextTo
     encode,
     encodePadded(text, length = maxLength) {
       if (length === undefined) throw new UserError(`The tokenizer ${folder} says no length; give one.`);
-      const all = encode(text);
-      const cut = all.length > length;
-      const ids = cut ? [...all.slice(0, length - 1), end] : all;
-      return {
-        ids: [...ids, ...Array<number>(length - ids.length).fill(padding)],
-        used: ids.length,
-        tokens: all.length,
-        dropped: cut ? decode(all.slice(length - 1, -1)) : "",
-      };
+      return cutAndPadded(encode(text), length, { end, padding, decode });
     },
     words: (text) => piecesOf(text).flatMap((piece) => ("id" in piece ? [] : piece)),
     decode,
@@ -155,6 +147,22 @@ function tokenizerOf({ folder, json, specials, config }: TokenizerFiles): TextTo
     end,
     padding,
     maxLength,
+  };
+}
+
+/** Ids of a whole text as many as asked for: cut before the end token, or padded behind it. */
+export function cutAndPadded(
+  all: readonly number[],
+  length: number,
+  { end, padding, decode }: Pick<TextTokenizer, "end" | "padding" | "decode">,
+): EncodedPrompt {
+  const cut = all.length > length;
+  const ids = cut ? [...all.slice(0, length - 1), end] : [...all];
+  return {
+    ids: [...ids, ...Array<number>(length - ids.length).fill(padding)],
+    used: ids.length,
+    tokens: all.length,
+    dropped: cut ? decode(all.slice(length - 1, -1)) : "",
   };
 }
 

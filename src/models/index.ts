@@ -51,7 +51,13 @@ export type { PixArt, PixArtConfig, PixArtInputs } from "./pixart.ts";
 export { bindPacked, linearWeights, packedBytes, type QuantizeOptions, quantizeMatrix } from "./quantize.ts";
 export type { SD3, SD3Config } from "./sd3.ts";
 export type { T5Encoder, T5EncoderConfig } from "./t5-encoder.ts";
-export { bindTextEmbeddings, embeddingIds, readTextEmbedding, type TextEmbedding } from "./text-embedding.ts";
+export {
+  bindTextEmbeddings,
+  embeddingIds,
+  readTextEmbedding,
+  type TextEmbedding,
+  textEmbeddingBinding,
+} from "./text-embedding.ts";
 export { inTiles, type TileOptions } from "./tiles.ts";
 export type { UNet2D, UNet2DConfig } from "./unet-2d.ts";
 export type { WayUp } from "./unet-2d-blocks.ts";

@@ -46,7 +46,7 @@ export function readTextEmbedding(
           .slice(0, 4)
           .map((each) => `${each} ${describeShape(tensors.get(each)!.shape)}`)
           .join(", ")}.`,
-        { hint: "One holds a single tensor [vectors, width], or clip_l and clip_g for XL.", field: "embedding" },
+        { hint: "One holds a single tensor [vectors, width], or clip_l and clip_g for XL.", field: "embeddings" },
       );
     }
     rows.set(part, flat ? { ...tensor, shape: [1, tensor.shape[0]!] } : tensor);
@@ -55,7 +55,7 @@ export function readTextEmbedding(
   const vectors = counts[0] ?? 0;
   if (vectors === 0 || counts.some((count) => count !== vectors)) {
     throw new UserError(`${name} has ${counts.join(" and ") || "no"} vectors; each text encoder needs as many.`, {
-      field: "embedding",
+      field: "embeddings",
     });
   }
   const unnamed = names.length > 1 || names[0] === "emb_params" || /^(string_to_param|\*)/.test(names[0]!);
@@ -67,7 +67,12 @@ export function embeddingIds(embeddings: readonly TextEmbedding[], vocabulary: n
   const ids = new Map<string, readonly number[]>();
   let next = vocabulary;
   for (const { token, vectors } of embeddings) {
-    if (ids.has(token)) throw new UserError(`Two embeddings are for the word ${token}.`, { field: "embedding" });
+    if (ids.has(token)) {
+      throw new UserError(`Two embeddings are for the word ${token}.`, {
+        hint: "Give one of them another: `word=path`.",
+        field: "embeddings",
+      });
+    }
     ids.set(
       token,
       Array.from({ length: vectors }, () => next++),
@@ -76,22 +81,31 @@ export function embeddingIds(embeddings: readonly TextEmbedding[], vocabulary: n
   return ids;
 }
 
-/**
- * Bindings under which a text encoder's token table has the embeddings' rows after its own, in their order; their ids are
- * those of {@link embeddingIds}. A configuration with `eos_token_id` 2 finds the end of a text by its highest id: its
- * pooled state is then not to be used with such words.
- *
- * @param part the text encoder's name in its pipeline
- * @throws UserError for rows of another width, and embeddings without rows for this encoder
- */
+/** {@link textEmbeddingBinding} of a binding. */
 export function bindTextEmbeddings(
   network: Weighted,
   bind: Bind,
   part: string,
   embeddings: readonly TextEmbedding[],
 ): Bind {
+  return textEmbeddingBinding(network, part, embeddings)(bind);
+}
+
+/**
+ * Turns bindings into those under which a text encoder's token table has the embeddings' rows after its own, in their order;
+ * their ids are those of {@link embeddingIds}. A configuration with `eos_token_id` 2 finds the end of a text by its highest
+ * id: its pooled state is then not to be used with such words.
+ *
+ * @param part the text encoder's name in its pipeline
+ * @throws UserError for rows of another width, and embeddings without rows for this encoder
+ */
+export function textEmbeddingBinding(
+  network: Weighted,
+  part: string,
+  embeddings: readonly TextEmbedding[],
+): (bind: Bind) => Bind {
   const table = namedParameters(network).get(TABLE);
-  if (!table) throw new UserError(`The ${part} has no table of tokens (${TABLE}).`, { field: "embedding" });
+  if (!table) throw new UserError(`The ${part} has no table of tokens (${TABLE}).`, { field: "embeddings" });
   const width = table.shape[1]!;
   const added = embeddings.map(({ token, rows }) => {
     const own = rows.get(part);
@@ -100,13 +114,13 @@ export function bindTextEmbeddings(
       own
         ? `The embedding of ${token} is ${own.shape[1]} wide, the ${part} ${width}.`
         : `The embedding of ${token} has nothing for the ${part}; it has rows for ${[...rows.keys()].join(", ")}.`,
-      { hint: "It was made for another model.", field: "embedding" },
+      { hint: "It was made for another model.", field: "embeddings" },
     );
   });
-  if (added.length === 0) return bind;
+  if (added.length === 0) return (bind) => bind;
   const own = parameterLeaf(table.shape);
   const longer = concat([own, ...added], 0);
-  return (leaf) => {
+  return (bind) => (leaf) => {
     if (leaf === own) return bind(table.tensor);
     return leaf === table.tensor ? { kind: "tensor", tensor: longer } : bind(leaf);
   };

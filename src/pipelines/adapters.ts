@@ -30,15 +30,26 @@ export async function openAdapter(path: string, { name }: { readonly name?: stri
   return readAdapter(await readSafetensors(file), { name: called, metadata });
 }
 
+/** What diffusers and `allegory train` call the file of an embedding in a folder. */
+const EMBEDDING_FILE = "learned_embeds.safetensors";
+
 /**
- * Reads a textual-inversion embedding from a safetensors file.
+ * Reads a textual-inversion embedding from a safetensors file, or from the folder that it was trained into.
  *
  * @param options.token the word that stands for it in prompts; default what the file says, or else its name
- * @throws UserError when it is none
+ * @throws UserError when there is none, or it is none
  */
 export async function openTextEmbedding(
   path: string,
   { token }: { readonly token?: string } = {},
 ): Promise<TextEmbedding> {
-  return readTextEmbedding(await readSafetensors(path), { name: basename(path, ".safetensors"), token });
+  const kind = await stat(path).catch(() => undefined);
+  const file = kind?.isDirectory() ? join(path, EMBEDDING_FILE) : path;
+  if (!kind || !existsSync(file)) {
+    throw new UserError(kind ? `${path} holds no ${EMBEDDING_FILE}.` : `There is no embedding ${path}.`, {
+      hint: "Give the safetensors file of a textual inversion, or `word=file`.",
+      field: "embeddings",
+    });
+  }
+  return readTextEmbedding(await readSafetensors(file), { name: basename(file, ".safetensors"), token });
 }

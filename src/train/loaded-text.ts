@@ -1,6 +1,6 @@
 import { type HostTensor, int64 } from "../core/host-tensor.ts";
 import { add, cast, concat, equal, filled, gather, input, mul, reshape, type Tensor } from "../graph/index.ts";
-import type { EncodedPrompt, TextTokenizer } from "../io/index.ts";
+import { type TextTokenizer, withNewWords } from "../io/index.ts";
 import type { ClipText } from "../models/index.ts";
 import type { Condition } from "./condition.ts";
 import { cutCaptions } from "./text-condition.ts";
@@ -22,7 +22,9 @@ export function loadedText(
   { maxLength, own }: { readonly maxLength: number; readonly own?: OwnWord },
 ): Condition {
   const width = encoder.config.hidden_size;
-  const read = own ? withOwnWord(tokenizer, own.word, own.rows.shape[0]!) : tokenizer;
+  // Its tokens have ids that the vocabulary does not have: −1, −2, … −vectors.
+  const ids = Array.from({ length: own?.rows.shape[0] ?? 0 }, (_, i) => -1 - i);
+  const read = own ? withNewWords(tokenizer, new Map([[own.word, ids]])) : tokenizer;
   const known = new Map<string, readonly number[]>();
   const idsOf = (caption: string): readonly number[] => {
     const ids = known.get(caption) ?? read.encodePadded(caption, maxLength).ids;
@@ -68,31 +70,4 @@ function embedded(encoder: ClipText, ids: Tensor, ofWord: Tensor, rows: Tensor):
   // A row of zeros for tokens that are not the word's, so that the table is not copied in every step.
   const own = gather(concat([filled([1, rows.shape[1]!], 0), rows], 0), ofWord);
   return add(mul(token_embedding(ids), others), own);
-}
-
-/** Reads texts in which a word stands for tokens that the vocabulary does not have: ids −1, −2, … −vectors. */
-function withOwnWord(tokenizer: TextTokenizer, word: string, vectors: number): TextTokenizer {
-  const its = Array.from({ length: vectors }, (_, i) => -1 - i);
-  const encode = (text: string): number[] => {
-    const pieces = text.split(word).map((piece) => tokenizer.encode(piece));
-    const [start, end] = [pieces[0]![0]!, pieces[0]!.at(-1)!];
-    const inner = pieces.flatMap((ids, i) => [...(i > 0 ? its : []), ...ids.slice(1, -1)]);
-    return [start, ...inner, end];
-  };
-  return {
-    ...tokenizer,
-    encode,
-    encodePadded(text, length = tokenizer.maxLength!): EncodedPrompt {
-      const all = encode(text);
-      const cut = all.length > length;
-      const ids = cut ? [...all.slice(0, length - 1), all.at(-1)!] : all;
-      const rest = cut ? all.slice(length - 1, -1) : [];
-      return {
-        ids: [...ids, ...Array<number>(length - ids.length).fill(tokenizer.padding)],
-        used: ids.length,
-        tokens: all.length,
-        dropped: rest.includes(-1) ? word : tokenizer.decode(rest.filter((id) => id >= 0)),
-      };
-    },
-  };
 }

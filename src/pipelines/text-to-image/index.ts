@@ -297,6 +297,7 @@ export async function textToImagePipeline(
 }
 
 /** The pipeline of a model that goes on with another's latents; it computes where that does. */
-function refinerPipeline({ refiner, device, threads, variant, hub, lowMemory, memoryLimit }: TextToImageOptions) {
-  return textToImagePipeline(refiner!, { device, threads, variant, hub, lowMemory, memoryLimit });
+function refinerPipeline(options: TextToImageOptions) {
+  const { refiner, device, threads, variant, hub, lowMemory, memoryLimit, embeddings } = options;
+  return textToImagePipeline(refiner!, { device, threads, variant, hub, lowMemory, memoryLimit, embeddings });
 }

@@ -1,8 +1,9 @@
 import type { SchedulerConfig } from "../../diffusion/index.ts";
 import type { HubOptions, JsonObject, TextTokenizer } from "../../io/index.ts";
-import type { AutoencoderKL, AutoencoderTiny, ControlNet } from "../../models/index.ts";
+import type { AutoencoderKL, AutoencoderTiny, ControlNet, TextEmbedding } from "../../models/index.ts";
 import type { Part, PartWeights } from "../part-sessions.ts";
 import type { Family, FamilyKind } from "./family.ts";
+import type { EmbeddingChoice } from "./new-words.ts";
 import type { TextEncoder } from "./text-encoder.ts";
 
 /** A part of a model as it lies on disk. */
@@ -18,6 +19,8 @@ export interface StoredTextEncoder {
   readonly name: string;
   readonly part: StoredPart;
   readonly tokenizer: TextTokenizer;
+  /** Words beside those of its vocabulary. */
+  readonly embeddings?: readonly TextEmbedding[];
 }
 
 /** What a model's files hold, before its networks are built. */
@@ -83,6 +86,11 @@ export interface OpenModelOptions {
   readonly controlNet?: string;
   /** The folder of a model that goes on with the latents, as SDXL's refiner. */
   readonly refiner?: string;
+  /**
+   * Textual-inversion embeddings: words that prompts may then have. Safetensors files or folders, each a path, `word=path` or
+   * both; without a word it is what the file says, or else its name.
+   */
+  readonly embeddings?: readonly EmbeddingChoice[];
   /** A tokenizer's folder, for single-file checkpoints, which have none. */
   readonly tokenizer?: string;
   /** A scheduler's configuration in the place of the folder's. */

@@ -2,8 +2,9 @@ import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { UserError } from "../../core/errors.ts";
 import { isPipelineFolder, modelFolder } from "../../io/index.ts";
-import { autoencoderKL, autoencoderTiny } from "../../models/index.ts";
+import { autoencoderKL, autoencoderTiny, type TextEmbedding } from "../../models/index.ts";
 import type { OpenedVae, OpenModelOptions, StoredModel, StoredPart, TextToImageModel } from "./model.ts";
+import { openEmbeddings } from "./new-words.ts";
 import { storedFile } from "./stored-file.ts";
 import { storedFolder } from "./stored-folder.ts";
 
@@ -15,21 +16,23 @@ import { storedFolder } from "./stored-folder.ts";
  * @throws UserError that says what is there when it is something else, and what is missing
  */
 export async function openTextToImage(model: string, options: OpenModelOptions = {}): Promise<TextToImageModel> {
+  const embeddings = await openEmbeddings(options.embeddings);
   const path = await modelFolder(model, { ...options.hub, variant: options.variant });
-  if ((await stat(path)).isFile()) return assembled(await storedFile(path, options));
+  if ((await stat(path)).isFile()) return assembled(await storedFile(path, options), embeddings);
   const run = join(path, "model");
-  if (!isPipelineFolder(path) && isPipelineFolder(run)) return assembled(await storedFolder(run, options));
+  if (!isPipelineFolder(path) && isPipelineFolder(run)) return assembled(await storedFolder(run, options), embeddings);
   if (!isPipelineFolder(path)) {
     throw new UserError(`${path} is no pipeline in diffusers' layout (it has no model_index.json).`, {
       hint: "A folder with model_index.json, unet/ or transformer/, vae/, text_encoder/, tokenizer/ and scheduler/ is needed.",
       field: "model",
     });
   }
-  return assembled(await storedFolder(path, options));
+  return assembled(await storedFolder(path, options), embeddings);
 }
 
 /** Builds the networks. Throws a UserError for parts that do not fit together. */
-function assembled(stored: StoredModel): TextToImageModel {
+function assembled(files: StoredModel, embeddings: readonly TextEmbedding[]): TextToImageModel {
+  const stored = { ...files, textEncoders: files.textEncoders.map((encoder) => ({ ...encoder, embeddings })) };
   const { path, className, scheduler, warnings } = stored;
   if (!stored.vae) throw new UserError(`${path} has no autoencoder.`, { hint: "Give one as `vae`.", field: "vae" });
   const vae = vaeOf(stored.vae, "vae");

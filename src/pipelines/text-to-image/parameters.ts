@@ -11,7 +11,10 @@ export const PARAMETERS_KEY = "parameters";
 
 /** What of a model's opening decides what it draws: other parts than its own, and which files of it were taken. */
 const OPENED = ["vae", "controlNet", "tokenizer", "refiner", "variant", "revision"] as const;
-export type OpenedWith = Readonly<Partial<Record<(typeof OPENED)[number], string>>>;
+export interface OpenedWith extends Readonly<Partial<Record<(typeof OPENED)[number], string>>> {
+  /** Words of one's own, each a path or `word=path`. */
+  readonly embeddings?: readonly string[];
+}
 
 /** How a picture was made. */
 export interface PictureRecord {
@@ -53,8 +56,9 @@ export function readPictureNotes(notes: Readonly<Record<string, string>>): Pictu
   const own = parsed(notes[REQUEST_KEY]);
   if (own && typeof own.request === "object" && own.request !== null) {
     const request = own.request as TextToImageRequestInput;
-    const opened = Object.entries(own.opened ?? {}).filter(
-      ([name, value]) => OPENED.includes(name as never) && typeof value === "string",
+    const texts = (value: unknown) => Array.isArray(value) && value.every((each) => typeof each === "string");
+    const opened = Object.entries(own.opened ?? {}).filter(([name, value]) =>
+      name === "embeddings" ? texts(value) : OPENED.includes(name as never) && typeof value === "string",
     );
     return {
       ...(typeof own.model === "string" ? { model: own.model } : {}),

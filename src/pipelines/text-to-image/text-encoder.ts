@@ -1,16 +1,25 @@
 import { UserError } from "../../core/errors.ts";
 import { float32, int64 } from "../../core/host-tensor.ts";
 import type { Tensor } from "../../graph/index.ts";
-import type { EncodedPrompt, TextTokenizer } from "../../io/index.ts";
-import { type ClipText, clipText, clipTextWithProjection, t5Encoder } from "../../models/index.ts";
-import type { Part, PartJob } from "../part-sessions.ts";
+import { type EncodedPrompt, type TextTokenizer, withNewWords } from "../../io/index.ts";
+import {
+  type ClipText,
+  clipText,
+  clipTextWithProjection,
+  t5Encoder,
+  textEmbeddingBinding,
+} from "../../models/index.ts";
+import type { Part, PartJob, WeightChange } from "../part-sessions.ts";
 import type { StoredTextEncoder } from "./model.ts";
+import { newWordIds } from "./new-words.ts";
 import { type PromptReading, type ReadPrompt, type TokenChunk, tokenChunks } from "./token-chunks.ts";
 
 /** A text encoder with the tokenizer that belongs to it. */
 export interface TextEncoder {
   readonly part: Part;
   readonly tokenizer: TextTokenizer;
+  /** Gives its network words that it was not trained with. */
+  readonly change?: WeightChange;
   /** How wide its results are. */
   readonly width: { readonly states: number; readonly pooled?: number };
   /** A text as the encoder takes it. */
@@ -24,17 +33,22 @@ export interface TextEncoder {
  * last layer as it is (Podell et al. 2023, section 2.1).
  */
 export function clipEncoder(
-  { name, part: stored, tokenizer }: StoredTextEncoder,
+  { name, part: stored, tokenizer: own, embeddings = [] }: StoredTextEncoder,
   { penultimate }: { readonly penultimate: boolean },
 ): TextEncoder {
   const projected = stored.className === "CLIPTextModelWithProjection";
-  const network = (projected ? clipTextWithProjection : clipText)(stored.config);
+  // Older configurations have the end of a text be where its highest id is, which is a new word's.
+  const end = embeddings.length > 0 ? { eos_token_id: own.end } : {};
+  const network = (projected ? clipTextWithProjection : clipText)({ ...stored.config, ...end });
+  const tokenizer = withNewWords(own, newWordIds(embeddings, own, network.config.vocab_size));
+  const apply = textEmbeddingBinding(network, name, embeddings);
   const { max_position_embeddings: positions, hidden_size: states, projection_dim: projection } = network.config;
   // Tokens that the encoder has positions for, or fewer where its tokenizer says so.
   const length = Math.min(tokenizer.maxLength ?? positions, positions);
   return {
     part: { name, network, weights: stored.weights },
     tokenizer,
+    ...(embeddings.length > 0 ? { change: { key: "new words", apply } } : {}),
     width: { states, pooled: projected ? projection : states },
     read: (text, reading) => tokenChunks({ tokenizer, length }, text, reading),
     job: ({ ids }, { clipSkip = 0 }) => {
@@ -65,9 +79,15 @@ export interface T5Options {
 
 /** T5's encoder (Raffel et al. 2020): a text is cut and padded to one length. */
 export function t5TextEncoder(
-  { name, part: stored, tokenizer }: StoredTextEncoder,
+  { name, part: stored, tokenizer, embeddings = [] }: StoredTextEncoder,
   { length, masked = false, prepare = (text) => text }: T5Options,
 ): TextEncoder {
+  if (embeddings.length > 0) {
+    throw new UserError(`The ${name} is T5's, for which embeddings of words are not made.`, {
+      hint: "They are for models that read prompts with CLIP alone: Stable Diffusion 1.x, 2.x and XL.",
+      field: "embeddings",
+    });
+  }
   const network = t5Encoder(stored.config);
   return {
     part: { name, network, weights: stored.weights },

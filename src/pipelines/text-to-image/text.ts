@@ -63,8 +63,8 @@ export function textEncoders(
   const textFor = (texts: TextForEach, i: number) => texts[numberOf(encoders[i]!) - 1]!;
 
   const encodeChunk = async (i: number, chunk: TokenChunk, options: TextOptions): Promise<EncodedText> => {
-    const { part, job } = encoders[i]!;
-    const change = options.change?.(part.name);
+    const { part, job, change: words } = encoders[i]!;
+    const change = together(words, options.change?.(part.name));
     const { states, ...others } = await sessions[i]!.run(job(chunk, options), { signal: options.signal, change });
     const { weights, mask } = chunk;
     const seen = mask && { mask: float32([1, mask.length], mask) };
@@ -124,6 +124,12 @@ export function textEncoders(
       await Promise.all(sessions.map((one) => one.close()));
     },
   };
+}
+
+/** Both changes, the second made first. */
+function together(one: WeightChange | undefined, other: WeightChange | undefined): WeightChange | undefined {
+  if (!one || !other) return one ?? other;
+  return { key: `${one.key}; ${other.key}`, apply: (bind) => one.apply(other.apply(bind)) };
 }
 
 /** 1 for `text_encoder`, 2 for `text_encoder_2`: a single encoder may be the second, as of SDXL's refiner. */
