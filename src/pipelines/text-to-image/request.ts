@@ -30,7 +30,7 @@ export const textToImageRequest = z.strictObject({
   steps: whole(1)
     .optional()
     .describe(
-      "steps from noise to picture (default: 50; 20 for PixArt, 28 for SD3 and FLUX.1, 4 for distilled models)",
+      "steps from noise to picture (default: 50; 20 for PixArt, 28 for SD3 and FLUX.1, 4 for LCM and schnell, 1 for Turbo)",
     ),
   sampler: z.enum(SAMPLER_NAMES).optional().describe("how to draw (default: the model's own scheduler)"),
   spread: z.enum(GRIDS).optional().describe("how the steps of a named sampler are spread"),
@@ -41,7 +41,7 @@ export const textToImageRequest = z.strictObject({
     .min(0)
     .optional()
     .describe(
-      "weight of the prompt; 1 is none (default: 7.5; 5 for SDXL, 4.5 for PixArt, 7 for SD3, 3.5 for FLUX.1 dev)",
+      "weight of the prompt; 1 is none (default: 7.5; 5 for SDXL, 4.5 for PixArt, 7 for SD3, 3.5 for FLUX.1 dev, 1 for Turbo)",
     ),
   trueGuidance: z
     .number()

@@ -9,6 +9,7 @@ import { COLOURS } from "../preview.ts";
 import type { FieldOfSome, TextToImageRequest } from "../request.ts";
 import { sideBySide } from "../text.ts";
 import { clipEncoder } from "../text-encoder.ts";
+import { type FewStepDefaults, fewStepDefaults } from "./few-steps.ts";
 
 /** Steps, guidance and strength where a request does not say, as diffusers has them. */
 const DEFAULTS = {
@@ -53,7 +54,9 @@ function build(stored: StoredModel, { factor }: { readonly factor: number }): Fa
     ...(xl ? SIZES : []),
     ...(xl && aestheticScore ? (["aestheticScore", "negativeAestheticScore"] as const) : []),
   ];
-  const defaults = told !== null ? DEFAULTS.consistency : xl ? DEFAULTS.xl : DEFAULTS.stable;
+  const ofManySteps = xl ? DEFAULTS.xl : DEFAULTS.stable;
+  const defaults: FewStepDefaults =
+    told !== null ? DEFAULTS.consistency : (fewStepDefaults(stored.scheduler) ?? ofManySteps);
   const family: Family = {
     ...{ channels, patch: 1, fields, zerosForEmptyPrompt, strengthRounds: "down" },
     trained: trained === null ? undefined : bothSides(trained),
@@ -61,7 +64,11 @@ function build(stored: StoredModel, { factor }: { readonly factor: number }): Fa
     inpainting: inputs !== channels,
     consistency: told !== null,
     // With a mask all of the image is drawn anew, unless the request says otherwise.
-    defaults: ({ mask }) => ({ ...defaults, strength: mask === undefined ? defaults.strength : 1 }),
+    defaults: ({ image, mask }) => ({
+      ...defaults,
+      steps: image === undefined ? defaults.steps : (defaults.stepsFromImage ?? defaults.steps),
+      strength: mask === undefined ? defaults.strength : 1,
+    }),
     encoded: (each) => ({
       states: sideBySide(each.map(({ states }) => states)),
       ...(xl ? { pooled: each.at(-1)!.pooled } : {}),
