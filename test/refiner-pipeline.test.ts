@@ -99,6 +99,21 @@ test("a model that refines itself draws what it draws alone, in batches too and 
   }
 });
 
+test("base and refiner draw the same where each network is freed before the next", async () => {
+  const frugal = await pipeline("text-to-image", join(folder, "base"), {
+    ...{ threads: 1, refiner: join(folder, "refiner"), lowMemory: true },
+  });
+  const two = { ...quick, count: 2, refineFrom: 0.5 };
+  const [freed, kept] = [await frugal.generate(two), await both.generate(two)];
+  expect(await frugal.generate(two)).toEqual(freed);
+  for (const [i, image] of freed.entries()) {
+    expect(farthest(image.float.data, kept[i]!.float.data)).toBeLessThan(1e-6);
+  }
+  const [less, all] = [await frugal.memory(two), await both.memory(two)];
+  expect(less.total).toBeLessThan(all.total);
+  await frugal.close();
+});
+
 test("latents are handed over by hand, and nothing is refined where that is asked", async () => {
   const part = { ...quick, count: 2, batch: 2 };
   let latents: Samples | undefined;

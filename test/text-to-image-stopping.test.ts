@@ -5,7 +5,7 @@ import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { consoleOn } from "../src/cli/console.ts";
 import { run } from "../src/cli/program.ts";
-import { hostImage } from "../src/io/index.ts";
+import { decodeImage, hostImage } from "../src/io/index.ts";
 import { pipeline, type TextToImagePipeline, type TextToImageRequestInput } from "../src/pipelines/index.ts";
 import { longestTurn } from "./event-loop.ts";
 
@@ -62,6 +62,27 @@ test("a run that fails in its middle leaves what was finished, and nothing else"
   expect(await run(["generate", ...common, ...words], io)).toBe(2);
   expect(texts.err).toContain("There is no LoRA");
   expect([await readdir(folder), await readdir(out)]).toEqual([["out"], ["sd15-seed1.png"]]);
+});
+
+test("a run that is stopped leaves the pictures that were finished, whole, and nothing else", async () => {
+  const out = join(folder, "stopped");
+  const [grid, maps] = [join(folder, "stopped.png"), join(folder, "maps")];
+  const lines: string[] = [];
+  const listen = (text: string) => {
+    lines.push(text);
+    // The second picture has begun when the first is said to be there.
+    if (text.includes('"event":"picture"')) process.emit("SIGINT");
+    return true;
+  };
+  const io = consoleOn({ write: listen }, { write: () => true });
+  const files = ["--out", out, "--grid", grid, "--attention-maps", maps];
+  const words = ["a cat", "--model", relative(".", model), "--threads", "1", "--steps", "2", "--count", "3", "--json"];
+  expect(await run(["generate", ...words, ...files], io)).toBe(130);
+  expect(lines.join("")).not.toContain('"event":"end"');
+  expect(await readdir(out)).toEqual(["sd15-seed0.png"]);
+  expect((await decodeImage(join(out, "sd15-seed0.png"))).width).toBe(24);
+  expect(await readdir(maps)).toEqual(["seed0"]);
+  expect((await readdir(folder)).filter((name) => name.startsWith("stopped"))).toEqual(["stopped"]);
 });
 
 test("drawing never holds up the event loop for 50 milliseconds", async () => {
