@@ -3,11 +3,13 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { consoleOn } from "../src/cli/console.ts";
+import { run } from "../src/cli/program.ts";
 import { float32, int64 } from "../src/core/host-tensor.ts";
 import { seeded } from "../src/core/random.ts";
 import { guided, type Samples, samplerFromConfig } from "../src/diffusion/index.ts";
 import { input, toOnnx } from "../src/graph/index.ts";
-import { readJsonObject, writeJsonObject, writePipelineFolder } from "../src/io/index.ts";
+import { decodeImage, readJsonObject, writeJsonObject, writePipelineFolder } from "../src/io/index.ts";
 import { bindWeights, dit } from "../src/models/index.ts";
 import { pipeline, type UnconditionalPipeline } from "../src/pipelines/index.ts";
 import { inferenceTarget, openSession } from "../src/runtime/index.ts";
@@ -35,7 +37,7 @@ beforeAll(async () => {
   await writeJsonObject(index, {
     ...(await readJsonObject(index)),
     vae: ["diffusers", "AutoencoderKL"],
-    id2label: { 0: "cat", 1: "dog", 2: "bird" },
+    id2label: { 0: "cat, tabby", 1: "dog", 2: "bird, tabby" },
   });
   pipe = await pipeline("class-to-image", folder, { threads: 1 });
 });
@@ -71,9 +73,9 @@ test("a diffusion transformer draws what its network and sampler give by hand", 
 test("its classes take turns, and a picture does not depend on its batch", async () => {
   const images = await pipe.generate({ count: 3, steps: 3, guidance: 2, batch: 2 });
   expect(images.map(({ class: name, seed, width, channels }) => [name, seed, width, channels])).toEqual([
-    ["cat", 0, 16, 3],
+    ["cat, tabby", 0, 16, 3],
     ["dog", 1, 16, 3],
-    ["bird", 2, 16, 3],
+    ["bird, tabby", 2, 16, 3],
   ]);
   const [alone] = await pipe.generate({ seeds: [1], class: 1, steps: 3, guidance: 2 });
   alone!.data.forEach((byte, i) => {
@@ -81,8 +83,31 @@ test("its classes take turns, and a picture does not depend on its batch", async
   });
 });
 
+test("a class is called by each of its names, and guided as published models are where nothing is said", async () => {
+  const draw = async (more: object) => (await pipe.generate({ count: 1, steps: 2, ...more }))[0]!;
+  const [named, numbered] = [await draw({ class: "bird" }), await draw({ class: 2, guidance: 4 })];
+  expect(named.data).toEqual(numbered.data);
+  expect((await draw({ class: 2, guidance: 1 })).data).not.toEqual(named.data);
+});
+
+test("allegory sample draws with it", async () => {
+  let out = "";
+  const io = consoleOn({ write: (text) => (out += text) }, { write: (text) => (out += text) });
+  const files = ["--out", join(folder, "dog.png"), "--json"];
+  const words = ["--class", "dog", "--count", "1", "--steps", "2", "--seed", "3", "--threads", "1"];
+  expect(await run(["sample", folder, ...words, ...files], io)).toBe(0);
+  expect(JSON.parse(out).pictures).toEqual([expect.objectContaining({ class: "dog", seed: 3, width: 16 })]);
+  const [expected] = await pipe.generate({ class: "dog", count: 1, steps: 2, seed: 3 });
+  expect((await decodeImage(join(folder, "dog.png"))).data).toEqual(expected!.data);
+});
+
 test("what it cannot do is refused", async () => {
-  await expect(pipe.generate({ class: "fish" })).rejects.toThrow(/no class "fish".\nThe classes are cat, dog, bird/);
+  await expect(pipe.generate({ class: "fish" })).rejects.toThrow(
+    /no class "fish".\nThe classes are cat, tabby, dog, bird/,
+  );
+  await expect(pipe.generate({ class: "tabby" })).rejects.toThrow(
+    /Several classes are called "tabby".\nGive the number .*: 0 \(cat, tabby\), 2 \(bird, tabby\)/,
+  );
   await expect(pipe.generate({ strength: 0.5 })).rejects.toThrow(/`strength` was given; this model has no use for it/);
   await expect(pipeline("text-to-image", folder)).rejects.toThrow(/is a DiTPipeline of/);
 });

@@ -12,7 +12,9 @@ import {
   writeFileAtomically,
 } from "../io/index.ts";
 import {
+  ditPipeline,
   type GeneratedImage,
+  isDitFolder,
   type UnconditionalPipeline,
   unconditionalPipeline,
   unconditionalRequest,
@@ -44,7 +46,7 @@ export function sampleCommand(program: Command, io: Console): void {
   const command = program
     .command("sample")
     .summary("draw pictures with a trained model")
-    .description("Draw pictures with a run of `allegory train` or any UNet2DModel in diffusers' layout.")
+    .description("Draw pictures with a run of `allegory train`, or a UNet2DModel or DiT in diffusers' layout.")
     .argument("<model>", "run folder or diffusers folder");
   addSchemaOptions(command, unconditionalRequest);
   command
@@ -69,7 +71,8 @@ async function sample(
 ): Promise<void> {
   const request = validated(unconditionalRequest, given);
   await checkOutputs(flags);
-  const pipe = await unconditionalPipeline(model, computeOptions(flags));
+  const open = (await isDitFolder(model)) ? ditPipeline : unconditionalPipeline;
+  const pipe = await open(model, computeOptions(flags));
   for (const warning of pipe.folder.warnings) io.remark(`note: ${warning}`);
   const started = performance.now();
   const progress = io.progress();

@@ -24,8 +24,9 @@ import { scaled } from "./unconditional-editing.ts";
 import { classNames, type UnconditionalFolder } from "./unconditional-folder.ts";
 import { labelsFor, type UnconditionalRequestInput, unconditionalRequest } from "./unconditional-request.ts";
 
-/** Steps of a run that says nothing of them. */
+/** Of a run that says nothing of them, as diffusers has them. */
 const DEFAULT_STEPS = 50;
+const DEFAULT_GUIDANCE = 4;
 
 /** Fields of a request that need pixels. */
 const PIXELS_ONLY = ["image", "mask", "strength", "invert", "imageClass", "between", "size", "clippedNoise"] as const;
@@ -74,7 +75,8 @@ export async function ditPipeline(path: string, options: ComputeOptions = {}): P
     input: UnconditionalRequestInput = {},
     { signal, noise }: GenerateOptions = {},
   ): AsyncGenerator<GenerationState, void, void> {
-    const request = validated(unconditionalRequest, input);
+    const given = validated(unconditionalRequest, input);
+    const request = { ...given, guidance: given.guidance ?? DEFAULT_GUIDANCE };
     for (const field of PIXELS_ONLY) {
       if (request[field] === undefined) continue;
       throw new UserError(`\`${field}\` was given; this model has no use for it.`, { hint: "Leave it out.", field });

@@ -6,6 +6,7 @@ import type { TextToImageOptions, TextToImagePipeline } from "./text-to-image/pi
 import { type UnconditionalPipeline, unconditionalPipeline } from "./unconditional.ts";
 
 export { chooseSampler } from "./choose-sampler.ts";
+export { ditPipeline, isDitFolder } from "./dit.ts";
 export type { ComputeOptions } from "./part-sessions.ts";
 export { isPicturePath, type PictureInput } from "./picture-input.ts";
 export type { AttentionOptions, TokenAttention } from "./text-to-image/attention-maps.ts";

@@ -22,7 +22,11 @@ export const unconditionalRequest = z.strictObject({
     .union([className(), z.array(className()).min(1)])
     .optional()
     .describe("class by name or number; of several each picture takes the next (default: all in turn)"),
-  guidance: z.number().min(0).default(1).describe("weight of classifier-free guidance to the class; 1 is none"),
+  guidance: z
+    .number()
+    .min(0)
+    .optional()
+    .describe("weight of classifier-free guidance to the class; 1 is none (default: 1; 4 for DiT)"),
   size: z
     .union([whole(1), z.tuple([whole(1), whole(1)])])
     .optional()
@@ -45,7 +49,7 @@ export const unconditionalRequest = z.strictObject({
 });
 
 /** A request with its defaults filled in. */
-export type UnconditionalRequest = z.output<typeof unconditionalRequest>;
+export type UnconditionalRequest = z.output<typeof unconditionalRequest> & { readonly guidance: number };
 /** What a caller writes of it. */
 export type UnconditionalRequestInput = z.input<typeof unconditionalRequest>;
 
@@ -82,12 +86,21 @@ export function labelsFor(
 }
 
 /**
- * The label of a class. Names go before numbers: a class may be called "7" and stand at another place.
- * @throws UserError for a class that there is not
+ * The label of a class. Names go before numbers: a class may be called "7" and stand at another place. Names of ImageNet's
+ * classes are lists ("cock, rooster"); each word of one is a name too.
+ * @throws UserError for a class that there is not, and a name of several
  */
 export function labelOf(name: string | number, { names }: Classes, field = "class"): number {
-  const byName = names.indexOf(String(name));
-  if (byName >= 0) return byName;
+  const called = (of: (own: string) => boolean) => names.flatMap((own, i) => (of(own) ? [i] : []));
+  const exact = called((own) => own === String(name));
+  const byName = exact.length > 0 ? exact : called((own) => own.split(",").some((word) => word.trim() === name));
+  if (byName.length === 1) return byName[0]!;
+  if (byName.length > 1) {
+    throw new UserError(`Several classes are called ${JSON.stringify(name)}.`, {
+      hint: `Give the number of the one that is meant: ${byName.map((i) => `${i} (${names[i]})`).join(", ")}.`,
+      field,
+    });
+  }
   const index = typeof name === "number" ? name : /^\d+$/.test(name) ? Number(name) : -1;
   if (index >= 0 && index < names.length) return index;
   const shown = names.length > 40 ? `${names.slice(0, 40).join(", ")} and ${names.length - 40} more` : names.join(", ");

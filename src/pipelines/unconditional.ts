@@ -106,7 +106,8 @@ export async function unconditionalPipeline(
     input: UnconditionalRequestInput = {},
     { signal, noise }: GenerateOptions = {},
   ): AsyncGenerator<GenerationState, void, void> {
-    const request = validated(unconditionalRequest, input);
+    const given = validated(unconditionalRequest, input);
+    const request = { ...given, guidance: given.guidance ?? 1 };
     checkEditing(request);
     const { between, eta, clippedNoise } = request;
     const seeds = request.seeds ?? Array.from({ length: request.count }, (_, i) => between?.[0] ?? request.seed + i);
