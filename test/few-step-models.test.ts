@@ -48,6 +48,12 @@ describe("a model whose scheduler is that of Turbo", () => {
     expect(second[0]!.data).toEqual(first[0]!.data);
   });
 
+  test("draws a picture again, larger, with one step more", async () => {
+    const sizes: number[] = [];
+    for await (const { x } of turbo.stream({ prompt: "a cat", enlarge: 2 })) sizes.push(x.shape[3]!);
+    expect(sizes).toEqual([12, 24]);
+  });
+
   test("does what is said where something is said", async () => {
     expect(turbo.resolve({ prompt: "a cat", steps: 3, guidance: 2, negativePrompt: "fog" })).toMatchObject({
       ...{ steps: 3, guidance: 2 },

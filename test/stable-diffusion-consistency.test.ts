@@ -1,12 +1,11 @@
-import { cp, mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { hostImage, readJsonObject, writeJsonObject, writeModelFolder } from "../src/io/index.ts";
-import { unet2dCondition } from "../src/models/index.ts";
+import { hostImage } from "../src/io/index.ts";
 import { pipeline, type TextToImagePipeline } from "../src/pipelines/index.ts";
-import { randomWeights } from "./original-files.ts";
+import { writeTinyConsistency } from "./tiny-models.ts";
 
 // A latent consistency model in small: the U-Net is told the guidance scale.
 
@@ -16,22 +15,7 @@ let pipe: TextToImagePipeline;
 
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "allegory-consistency-"));
-  await cp(model, folder, { recursive: true });
-  const network = unet2dCondition({
-    ...(await readJsonObject(join(model, "unet", "config.json"))),
-    time_cond_proj_dim: 16,
-  });
-  const { config } = network;
-  await writeModelFolder(join(folder, "unet"), {
-    ...{ className: "UNet2DConditionModel", config, tensors: randomWeights(network, 1) },
-  });
-  const scheduler = {
-    _class_name: "LCMScheduler",
-    beta_schedule: "scaled_linear",
-    beta_start: 0.00085,
-    beta_end: 0.012,
-  };
-  await writeJsonObject(join(folder, "scheduler", "scheduler_config.json"), { ...scheduler, clip_sample: false });
+  await writeTinyConsistency(folder, model);
   pipe = await pipeline("text-to-image", folder, { threads: 1 });
 });
 afterAll(async () => {

@@ -3,13 +3,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import type { HostTensor } from "../src/core/host-tensor.ts";
-import { seeded } from "../src/core/random.ts";
-import { type HostImage, hostImage, readJsonObject, writeModelFolder } from "../src/io/index.ts";
-import { controlNet, initialize } from "../src/models/index.ts";
+import { type HostImage, hostImage } from "../src/io/index.ts";
 import { pipeline, type TextToImagePipeline } from "../src/pipelines/index.ts";
 import { cropped } from "../src/pipelines/text-to-image/mask.ts";
 import { pasted } from "../src/pipelines/text-to-image/paste.ts";
+import { writeTinyControlNet } from "./tiny-models.ts";
 
 const model = fileURLToPath(new URL("fixtures/reference/pipelines/sd15", import.meta.url));
 let folder: string;
@@ -17,28 +15,10 @@ let plain: TextToImagePipeline;
 let zero: TextToImagePipeline;
 let trained: TextToImagePipeline;
 
-/** A control network for the tiny model: as new, where it says nothing yet, or with random numbers throughout. */
-async function writeControlNet(path: string, asNew: boolean): Promise<void> {
-  const unet = await readJsonObject(join(model, "unet", "config.json"));
-  const names = ["block_out_channels", "cross_attention_dim", "attention_head_dim", "down_block_types"];
-  const { config, ...network } = controlNet({
-    ...Object.fromEntries([...names, "layers_per_block", "norm_num_groups"].map((name) => [name, unet[name]])),
-    conditioning_embedding_out_channels: [4, 8],
-  });
-  const tensors = new Map<string, HostTensor>(initialize(network, seeded(1)));
-  if (!asNew) {
-    const random = seeded(2);
-    for (const [name, { shape }] of tensors) {
-      if (/zero|controlnet_(down|mid)|cond_embedding/.test(name)) tensors.set(name, random.normal(shape, { std: 0.3 }));
-    }
-  }
-  await writeModelFolder(path, { className: "ControlNetModel", config, tensors });
-}
-
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "allegory-control-"));
-  await writeControlNet(join(folder, "zero"), true);
-  await writeControlNet(join(folder, "trained"), false);
+  await writeTinyControlNet(join(folder, "zero"), model, { asNew: true });
+  await writeTinyControlNet(join(folder, "trained"), model);
   const open = (controlNet?: string) => pipeline("text-to-image", model, { threads: 1, controlNet });
   plain = await open();
   zero = await open(join(folder, "zero"));

@@ -23,7 +23,7 @@ test("what is computed in all steps decides how near the exact picture is, and h
     distance(await draw({ stepCache: 2 }), exact),
     distance(await draw({ stepCache: 2, stepCacheDepth: 2 }), exact),
   ];
-  // The figures of docs/stable-diffusion.md.
+  // The figures of docs/few-steps.md.
   expect(rarely).toBeCloseTo(0.0163, 3);
   expect(often).toBeCloseTo(0.0085, 3);
   expect(deep).toBeCloseTo(0.0012, 3);

@@ -2,14 +2,18 @@ import { cp } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { float32, type HostTensor } from "../src/core/host-tensor.ts";
+import { seeded } from "../src/core/random.ts";
 import { input, type Tensor, toOnnx } from "../src/graph/index.ts";
-import { readJsonObject, writeJsonObject, writePipelineFolder } from "../src/io/index.ts";
+import { readJsonObject, writeJsonObject, writeModelFolder, writePipelineFolder } from "../src/io/index.ts";
 import {
   autoencoderKL,
   bindWeights,
   clipText,
   clipTextWithProjection,
+  controlNet,
+  dit,
   flux,
+  initialize,
   pixart,
   sd3,
   t5Encoder,
@@ -304,6 +308,57 @@ export function tinyTrained(kind: "dit" | "mmdit") {
     scheduler: { _class_name: "FlowMatchEulerDiscreteScheduler", shift: 1 },
     parts: { ...parts, vae: vae({ scaling_factor: 0.9 }) },
   };
+}
+
+/** A diffusion transformer over latents, of three classes. */
+export function tinyDit() {
+  const transformer = dit({
+    ...{ num_attention_heads: 2, attention_head_dim: 8, num_layers: 2, in_channels: 4, out_channels: 8 },
+    ...{ sample_size: 8, patch_size: 2, num_embeds_ada_norm: 3 },
+  });
+  return {
+    className: "DiTPipeline",
+    scheduler: { _class_name: "DDIMScheduler", beta_schedule: "linear", beta_start: 0.0001, beta_end: 0.02 },
+    parts: {
+      transformer: part("DiTTransformer2DModel", transformer, 16),
+      vae: vae({ scaling_factor: 0.18215 }),
+    },
+    options: { id2label: { 0: "tench, Tinca tinca", 1: "cock", 2: "golden retriever" } },
+  };
+}
+
+/** A control network for a model's folder: as new, where it says nothing yet, or with random numbers throughout. */
+export async function writeTinyControlNet(path: string, model: string, { asNew = false } = {}): Promise<void> {
+  const unet = await readJsonObject(join(model, "unet", "config.json"));
+  const names = ["block_out_channels", "cross_attention_dim", "attention_head_dim", "down_block_types"];
+  const { config, ...network } = controlNet({
+    ...Object.fromEntries([...names, "layers_per_block", "norm_num_groups"].map((name) => [name, unet[name]])),
+    conditioning_embedding_out_channels: [4, 8],
+  });
+  const tensors = new Map<string, HostTensor>(initialize(network, seeded(1)));
+  if (!asNew) {
+    const random = seeded(2);
+    for (const [name, { shape }] of tensors) {
+      if (/zero|controlnet_(down|mid)|cond_embedding/.test(name)) tensors.set(name, random.normal(shape, { std: 0.3 }));
+    }
+  }
+  await writeModelFolder(path, { className: "ControlNetModel", config, tensors });
+}
+
+/** A copy of a model's folder as a latent consistency model, whose U-Net is told the guidance scale. */
+export async function writeTinyConsistency(folder: string, model: string): Promise<void> {
+  await cp(model, folder, { recursive: true });
+  const network = unet2dCondition({
+    ...(await readJsonObject(join(model, "unet", "config.json"))),
+    time_cond_proj_dim: 16,
+  });
+  const { config } = network;
+  await writeModelFolder(join(folder, "unet"), {
+    ...{ className: "UNet2DConditionModel", config, tensors: randomWeights(network, 1) },
+  });
+  const betas = { beta_schedule: "scaled_linear", beta_start: 0.00085, beta_end: 0.012 };
+  const scheduler = { _class_name: "LCMScheduler", ...betas, clip_sample: false };
+  await writeJsonObject(join(folder, "scheduler", "scheduler_config.json"), scheduler);
 }
 
 /** A picture by hand: latents [1, 4, h, w] through the autoencoder, from 0 to 1. */

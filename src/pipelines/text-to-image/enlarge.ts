@@ -40,7 +40,8 @@ export async function* enlarged(
   };
   if (request.mask !== undefined) refuse("`mask`");
   if (options.random) refuse("a random source");
-  const steps = enlargeSteps ?? request.steps;
+  // A distilled model's single step would leave none.
+  const steps = enlargeSteps ?? Math.max(request.steps, Math.ceil(1 / enlargeStrength));
   const each = stepsAfter(steps, enlargeStrength);
   const height = enlargedSide(size[0], enlarge!, multiple);
   const width = enlargedSide(size[1], enlarge!, multiple);

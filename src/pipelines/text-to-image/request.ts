@@ -101,7 +101,9 @@ export const textToImageRequest = z.strictObject({
     .max(1)
     .default(0.5)
     .describe("how much of the picture is drawn anew when it is enlarged, above 0 to 1"),
-  enlargeSteps: whole(1).optional().describe("steps of the way of the second time (default: steps)"),
+  enlargeSteps: whole(1)
+    .optional()
+    .describe("steps of the way of the second time (default: steps, or more if none would be left)"),
   denoisingEnd: z
     .number()
     .gt(0)
