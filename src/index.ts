@@ -67,6 +67,7 @@ export {
   type TextToImageRequestInput,
   type TextToImageState,
   textToImageRequest,
+  type UnconditionalOptions,
   type UnconditionalPipeline,
   type UnconditionalRequest,
   type UnconditionalRequestInput,

@@ -24,14 +24,19 @@ async function command(words: readonly string[]) {
 /** Options whose value is something to write. */
 const WRITTEN = ["--out", "--grid", "--animation", "--attention-maps"];
 
+/** Sizes that tiny models draw in the place of pages'. */
+const SIZES: Readonly<Record<string, string>> = { "512": "32" };
+
 /** The words with paths of the tiny models in the place of names, and what is written in the tests' folder. */
 function resolved(words: readonly string[]): {
   readonly words: readonly string[];
   readonly outputs: readonly string[];
 } {
   const outputs: string[] = [];
-  const all = words.map((word, i) => {
-    if (WRITTEN.includes(words[i - 1] ?? "")) {
+  const toBeWritten = words[0] === "generate" && !words.some((word) => WRITTEN.includes(word));
+  const all = [...words, ...(toBeWritten ? ["--out", "drawn.png"] : [])].map((word, i, whole) => {
+    if (/^--(width|height)$/.test(whole[i - 1] ?? "")) return SIZES[word] ?? word;
+    if (WRITTEN.includes(whole[i - 1] ?? "")) {
       outputs.push(join(here.folder, word));
       return outputs.at(-1)!;
     }
@@ -44,6 +49,8 @@ function resolved(words: readonly string[]): {
 }
 
 const PAGES: readonly (readonly [page: string, commands: number])[] = [
+  ["stable-diffusion.md", 1],
+  ["pixart-sd3-flux.md", 2],
   ["text-to-image.md", 2],
   ["image-to-image.md", 2],
   ["inpainting.md", 1],
@@ -79,7 +86,7 @@ test("pages name no option that there is not", async () => {
   const help = (await Promise.all(names.map((name) => command([name, "--help"])))).map(({ out }) => out).join("\n");
   const known = new Set([...help.matchAll(/--[a-z][\w-]*/g)].map(([option]) => option));
   expect(known.size).toBeGreaterThan(100);
-  const pages = [...PAGES.map(([page]) => page), "stable-diffusion.md", "pixart-sd3-flux.md", "coming-from.md"];
+  const pages = [...PAGES.map(([page]) => page), "fine-tuning.md", "coming-from.md"];
   for (const page of pages) {
     const named = [...(await readPage(page)).matchAll(/(?<=[\s`"'])--[a-z][\w-]*/g)].map(([option]) => option);
     expect([page, named.filter((option) => !known.has(option))]).toEqual([page, []]);

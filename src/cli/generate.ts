@@ -1,7 +1,7 @@
 import { basename, resolve } from "node:path";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { UserError } from "../core/errors.ts";
-import { encodeImage, type HubProgress, imageGrid, terminalImage, writeFileAtomically } from "../io/index.ts";
+import { encodeImage, imageGrid, terminalImage, writeFileAtomically } from "../io/index.ts";
 import {
   type OpenedWith,
   REQUEST_KEY,
@@ -15,6 +15,7 @@ import {
 import { writeAttention } from "./attention-files.ts";
 import { addComputeOptions, type ComputeFlags, computeOptions } from "./compute-options.ts";
 import type { Console } from "./console.ts";
+import { withDownloads } from "./downloads.ts";
 import { checkDrawnPaths, writeDrawn } from "./drawn-files.ts";
 import { embeddingsOption } from "./embeddings-option.ts";
 import { duration } from "./format.ts";
@@ -91,10 +92,10 @@ export function generateCommand(program: Command, io: Console): void {
       level,
     )
     .option("--vae <path>", "take another autoencoder, for example an AutoencoderTiny: a folder, file or org/name")
-    .option("--control-net <folder>", "let a ControlNetModel steer, by --control-image")
+    .option("--control-net <path>", "let a ControlNetModel steer, by --control-image: a folder or org/name")
     .option("--variant <name>", "take the weights of this variant, for example fp16")
     .option("--tokenizer <folder>", "the tokenizer's folder, for a model in a single file")
-    .option("--refiner <folder>", "let another model, as SDXL's refiner, go on from --refine-from")
+    .option("--refiner <path>", "let another model, as SDXL's refiner, go on from --refine-from")
     .addOption(embeddingsOption())
     .option("--revision <name>", "branch, tag or commit of a model of the hub (default: main)")
     .option("--low-memory", "free each network before the next one is loaded")
@@ -232,30 +233,17 @@ function openedWith(flags: GenerateFlags): OpenedWith {
   return Object.fromEntries(all.filter(([, value]) => value !== undefined));
 }
 
-/** Opens a model, with a line of progress where it is downloaded. */
-async function openModel(
+function openModel(
   model: string,
   flags: GenerateFlags,
-  { io, signal }: { readonly io: Console; readonly signal: AbortSignal },
+  console: { readonly io: Console; readonly signal: AbortSignal },
 ): Promise<TextToImagePipeline> {
-  const progress = io.progress();
-  const onProgress = ({ file, totalReceived, totalSize }: HubProgress) =>
-    progress.update(`${bar(totalReceived / totalSize)} downloading ${file}`);
-  try {
-    return await textToImagePipeline(model, {
-      ...computeOptions(flags),
-      hub: { revision: flags.revision, onProgress, onWarning: io.remark, signal },
-      vae: flags.vae,
-      controlNet: flags.controlNet,
-      tokenizer: flags.tokenizer,
-      refiner: flags.refiner,
-      embeddings: flags.embeddings,
-      variant: flags.variant,
-      lowMemory: flags.lowMemory ?? false,
-    });
-  } finally {
-    progress.clear();
-  }
+  const { vae, controlNet, tokenizer, refiner, embeddings, variant, lowMemory = false, revision } = flags;
+  return withDownloads({ ...console, revision }, (hub) =>
+    textToImagePipeline(model, {
+      ...{ ...computeOptions(flags), hub, vae, controlNet, tokenizer, refiner, embeddings, variant, lowMemory },
+    }),
+  );
 }
 
 /** The values of the axes at a place. */

@@ -12,15 +12,14 @@ import {
   writeFileAtomically,
 } from "../io/index.ts";
 import {
-  ditPipeline,
   type GeneratedImage,
-  isDitFolder,
   type UnconditionalPipeline,
-  unconditionalPipeline,
   unconditionalRequest,
+  wordlessPipeline,
 } from "../pipelines/index.ts";
 import { addComputeOptions, type ComputeFlags, computeOptions } from "./compute-options.ts";
 import type { Console } from "./console.ts";
+import { withDownloads } from "./downloads.ts";
 import { duration, short } from "./format.ts";
 import { interruptible } from "./interrupt.ts";
 import { checkAnimationFile, checkNoFolder, isPictureFile, pictureFormat } from "./picture-files.ts";
@@ -34,6 +33,7 @@ interface SampleFlags extends ComputeFlags {
   readonly animation?: string;
   readonly terminal?: boolean;
   readonly json?: boolean;
+  readonly revision?: string;
 }
 
 /** Frames of an animation; more steps than these are thinned out evenly. */
@@ -47,13 +47,14 @@ export function sampleCommand(program: Command, io: Console): void {
     .command("sample")
     .summary("draw pictures with a trained model")
     .description("Draw pictures with a run of `allegory train`, or a UNet2DModel or DiT in diffusers' layout.")
-    .argument("<model>", "run folder or diffusers folder");
+    .argument("<model>", "run folder, diffusers folder, or org/name of the hub");
   addSchemaOptions(command, unconditionalRequest);
   command
     .option("--out <path>", "picture file (a grid of several pictures), or a folder for a file each")
     .option("--grid <file>", "write a grid, besides what --out says")
     .option("--animation <file>", "write noise becoming pictures, as .gif or .webp")
     .option("--terminal", "show the grid in the terminal")
+    .option("--revision <name>", "branch, tag or commit of a model of the hub (default: main)")
     .option("--json", "print what was drawn as JSON");
   addComputeOptions(command);
   command.action(async (model: string, flags: SampleFlags) => {
@@ -71,8 +72,9 @@ async function sample(
 ): Promise<void> {
   const request = validated(unconditionalRequest, given);
   await checkOutputs(flags);
-  const open = (await isDitFolder(model)) ? ditPipeline : unconditionalPipeline;
-  const pipe = await open(model, computeOptions(flags));
+  const pipe = await withDownloads({ io, signal, revision: flags.revision }, (hub) =>
+    wordlessPipeline(model, { ...computeOptions(flags), hub }),
+  );
   for (const warning of pipe.folder.warnings) io.remark(`note: ${warning}`);
   const started = performance.now();
   const progress = io.progress();

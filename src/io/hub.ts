@@ -106,7 +106,10 @@ async function snapshot(id: string, options: HubOptions, choose: Choose): Promis
     const found = await inCache(model, revision, choose).catch(() => undefined);
     const reason = `The hub cannot be reached (${messageOf((error as Error).cause ?? error)})`;
     if (!found) {
-      throw new UserError(`${reason}, and ${id} is not in the cache ${cache}.`, { cause: error });
+      throw new UserError(`${reason}, and ${id} is not in the cache ${cache}.`, {
+        hint: `There is no folder ${id} either.`,
+        cause: error,
+      });
     }
     options.onWarning?.(`${reason}; taken is what was downloaded of ${id} before.`);
     return found;

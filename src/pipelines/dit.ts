@@ -8,6 +8,7 @@ import { guide, guides, type Network, noiseFrom, type Samples } from "../diffusi
 import {
   imagesFromTensor,
   isPipelineFolder,
+  modelFolder,
   readJsonObject,
   readModelFolder,
   readPipelineFolder,
@@ -19,7 +20,14 @@ import { type ComputeOptions, partSessions } from "./part-sessions.ts";
 import { latentSpace } from "./text-to-image/latents.ts";
 import { vaeOf } from "./text-to-image/open-model.ts";
 import { COLOURS, latentPreview } from "./text-to-image/preview.ts";
-import type { GeneratedImage, GenerateOptions, GenerationState, UnconditionalPipeline } from "./unconditional.ts";
+import {
+  type GeneratedImage,
+  type GenerateOptions,
+  type GenerationState,
+  type UnconditionalOptions,
+  type UnconditionalPipeline,
+  unconditionalPipeline,
+} from "./unconditional.ts";
 import { scaled } from "./unconditional-editing.ts";
 import { classNames, type UnconditionalFolder } from "./unconditional-folder.ts";
 import { labelsFor, type UnconditionalRequestInput, unconditionalRequest } from "./unconditional-request.ts";
@@ -31,8 +39,22 @@ const DEFAULT_GUIDANCE = 4;
 /** Fields of a request that need pixels. */
 const PIXELS_ONLY = ["image", "mask", "strength", "invert", "imageClass", "between", "size", "clippedNoise"] as const;
 
+/**
+ * Opens a model that draws without words, whichever kind it is: a `UNet2DModel` over pixels, or a transformer over latents.
+ *
+ * @param model a run folder, a folder in diffusers' layout, or `org/name` of the hub
+ * @throws UserError for other folders
+ */
+export async function wordlessPipeline(
+  model: string,
+  { hub, ...compute }: UnconditionalOptions = {},
+): Promise<UnconditionalPipeline> {
+  const path = await modelFolder(model, hub);
+  return (await isDitFolder(path)) ? ditPipeline(path, compute) : unconditionalPipeline(path, compute);
+}
+
 /** Whether a folder is that of a diffusion transformer over latents. */
-export async function isDitFolder(path: string): Promise<boolean> {
+async function isDitFolder(path: string): Promise<boolean> {
   if (!isPipelineFolder(path)) return false;
   const { components } = await readPipelineFolder(path);
   const { className } = components.get("transformer") ?? {};
@@ -45,7 +67,7 @@ export async function isDitFolder(path: string): Promise<boolean> {
  * Each picture has a random source of its own, seeded with its seed.
  * @throws UserError for other folders
  */
-export async function ditPipeline(path: string, options: ComputeOptions = {}): Promise<UnconditionalPipeline> {
+async function ditPipeline(path: string, options: ComputeOptions = {}): Promise<UnconditionalPipeline> {
   const { components } = await readPipelineFolder(path, { needs: ["transformer", "vae", "scheduler"] });
   const at = (name: string) => components.get(name)!.path;
   const { config: given, weights } = await readModelFolder(at("transformer"));

@@ -1,12 +1,11 @@
 import { UserError } from "../core/errors.ts";
-import { ditPipeline, isDitFolder } from "./dit.ts";
-import type { ComputeOptions } from "./part-sessions.ts";
+import { wordlessPipeline } from "./dit.ts";
 import { textToImagePipeline } from "./text-to-image/index.ts";
 import type { TextToImageOptions, TextToImagePipeline } from "./text-to-image/pipeline-types.ts";
-import { type UnconditionalPipeline, unconditionalPipeline } from "./unconditional.ts";
+import { type UnconditionalOptions, type UnconditionalPipeline, unconditionalPipeline } from "./unconditional.ts";
 
 export { chooseSampler } from "./choose-sampler.ts";
-export { ditPipeline, isDitFolder } from "./dit.ts";
+export { wordlessPipeline } from "./dit.ts";
 export type { ComputeOptions } from "./part-sessions.ts";
 export { isPicturePath, type PictureInput } from "./picture-input.ts";
 export type { AttentionOptions, TokenAttention } from "./text-to-image/attention-maps.ts";
@@ -40,6 +39,7 @@ export {
   type GeneratedImage,
   type GenerateOptions,
   type GenerationState,
+  type UnconditionalOptions,
   type UnconditionalPipeline,
   unconditionalPipeline,
 } from "./unconditional.ts";
@@ -57,9 +57,9 @@ export {
 
 /** What each task's pipeline is, and what it can be opened with. */
 interface Tasks {
-  "unconditional-image-generation": { pipeline: UnconditionalPipeline; options: ComputeOptions };
+  "unconditional-image-generation": { pipeline: UnconditionalPipeline; options: UnconditionalOptions };
   /** The same for a model with classes. */
-  "class-to-image": { pipeline: UnconditionalPipeline; options: ComputeOptions };
+  "class-to-image": { pipeline: UnconditionalPipeline; options: UnconditionalOptions };
   "text-to-image": { pipeline: TextToImagePipeline; options: TextToImageOptions };
   /** The same, whose requests must have an image. */
   "image-to-image": { pipeline: TextToImagePipeline; options: TextToImageOptions };
@@ -73,8 +73,7 @@ export type Task = keyof Tasks;
 const OPEN: { readonly [T in Task]: (path: string, options: Tasks[T]["options"]) => Promise<Tasks[T]["pipeline"]> } = {
   "unconditional-image-generation": unconditionalPipeline,
   "class-to-image": async (path, options) => {
-    if (await isDitFolder(path)) return ditPipeline(path, options);
-    const opened = await unconditionalPipeline(path, options);
+    const opened = await wordlessPipeline(path, options);
     if (opened.folder.classes) return opened;
     throw new UserError(`${path} has no classes.`, {
       hint: "Its task is unconditional-image-generation.",
@@ -89,7 +88,7 @@ const OPEN: { readonly [T in Task]: (path: string, options: Tasks[T]["options"])
 /**
  * Opens a model for a task.
  *
- * @param path a run folder, or a folder in diffusers' layout
+ * @param path a run folder, a folder in diffusers' layout, or `org/name` of the Hugging Face hub
  * @param options where to compute, and what the task's models can be opened with
  * @throws UserError for an unknown task, or a folder that holds no model for it
  */

@@ -4,7 +4,7 @@ import { hostTensor, sizeOf } from "../core/host-tensor.ts";
 import { seeded } from "../core/random.ts";
 import { validated } from "../core/validated.ts";
 import { guide, guides, type Network, type NoiseSource, noiseFrom, type Samples } from "../diffusion/index.ts";
-import { assemblePatches, type HostImage, imagesFromTensor } from "../io/index.ts";
+import { assemblePatches, type HostImage, type HubOptions, imagesFromTensor, modelFolder } from "../io/index.ts";
 import { unet2d } from "../models/index.ts";
 import type { Device } from "../runtime/index.ts";
 import type { ComputeOptions } from "./part-sessions.ts";
@@ -80,17 +80,22 @@ export interface UnconditionalPipeline {
 /** Steps of a run that says nothing of them, where the network was trained with as many timesteps. */
 const DEFAULT_STEPS = 50;
 
+export interface UnconditionalOptions extends ComputeOptions {
+  /** How models of the hub are found: revision, cache, token, progress of downloads. */
+  readonly hub?: Omit<HubOptions, "variant">;
+}
+
 /**
- * Opens a run folder or a diffusers folder of a `UNet2DModel` and a scheduler.
+ * Opens a run folder, a diffusers folder of a `UNet2DModel` and a scheduler, or one of the hub (`org/name`).
  *
  * Each picture has a random source of its own, seeded with its seed, so it does not depend on what is drawn with it.
  * @throws UserError for other folders
  */
 export async function unconditionalPipeline(
   path: string,
-  options: ComputeOptions = {},
+  options: UnconditionalOptions = {},
 ): Promise<UnconditionalPipeline> {
-  const folder = await readUnconditionalFolder(path);
+  const folder = await readUnconditionalFolder(await modelFolder(path, options.hub));
   const { config } = unet2d(folder.config);
   const { patch } = folder;
   const channels = config.in_channels / (patch * patch);

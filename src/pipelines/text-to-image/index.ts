@@ -47,6 +47,7 @@ import {
 import { mustTile, tilingMultiple } from "./seamless.ts";
 import { encodeSource, NOTHING_SEEN, readControl, readSource, startOfBatch } from "./source.ts";
 import { stepCache } from "./step-cache.ts";
+import { partHub } from "./stored-part.ts";
 import { textEncoders } from "./text.ts";
 
 /**
@@ -299,5 +300,7 @@ export async function textToImagePipeline(
 /** The pipeline of a model that goes on with another's latents; it computes where that does. */
 function refinerPipeline(options: TextToImageOptions) {
   const { refiner, device, threads, variant, hub, lowMemory, memoryLimit, embeddings } = options;
-  return textToImagePipeline(refiner!, { device, threads, variant, hub, lowMemory, memoryLimit, embeddings });
+  return textToImagePipeline(refiner!, {
+    ...{ device, threads, variant, lowMemory, memoryLimit, embeddings, hub: partHub(hub) },
+  });
 }

@@ -74,7 +74,7 @@ export interface TextToImageModel {
 }
 
 export interface OpenModelOptions {
-  /** How models of the hub are found: revision, cache, token, progress of downloads. */
+  /** How models of the hub are found: revision (of this model), cache, token, progress of downloads. */
   readonly hub?: Omit<HubOptions, "variant">;
   /** Takes `NAME.VARIANT.safetensors`, for example "fp16". */
   readonly variant?: string;
@@ -82,9 +82,9 @@ export interface OpenModelOptions {
   readonly vae?: string;
   /** The same to decode previews with, best an AutoencoderTiny; without it they are a linear guess. */
   readonly previewVae?: string;
-  /** The folder of a ControlNetModel. */
+  /** A ControlNetModel: a folder, or `org/name` of the hub. */
   readonly controlNet?: string;
-  /** The folder of a model that goes on with the latents, as SDXL's refiner. */
+  /** A model, as the first one is given, that goes on with the latents, as SDXL's refiner. */
   readonly refiner?: string;
   /**
    * Textual-inversion embeddings: words that prompts may then have. Safetensors files or folders, each a path, `word=path` or

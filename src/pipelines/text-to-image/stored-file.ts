@@ -1,10 +1,10 @@
 import { UserError } from "../../core/errors.ts";
-import { openTokenizer, readModelFolder } from "../../io/index.ts";
+import { openTokenizer } from "../../io/index.ts";
 import type { OriginalComponent } from "../../models/index.ts";
 import { openSingleFile } from "../single-file.ts";
 import { stableDiffusion } from "./families/stable-diffusion.ts";
 import type { OpenModelOptions, StoredModel, StoredPart } from "./model.ts";
-import { storedVae } from "./stored-vae.ts";
+import { storedControlNet, storedVae } from "./stored-part.ts";
 
 /** CLIP's other text encoder, OpenCLIP, is padded with this token, which has id 0. */
 const OPEN_CLIP_PADDING = "!";
@@ -50,7 +50,7 @@ export async function storedFile(
         tokenizer: await openTokenizer(tokenizer, { padding: padding(name) }),
       })),
     ),
-    controlNet: controlNet === undefined ? undefined : await readModelFolder(controlNet, { variant }),
+    controlNet: controlNet === undefined ? undefined : await storedControlNet(controlNet, { variant, hub }),
     scheduler: scheduler ?? own,
     aestheticScore: family === "XL refiner",
     zerosForEmptyPrompt: family === "XL" || family === "XL refiner",

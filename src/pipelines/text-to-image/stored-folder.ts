@@ -13,7 +13,7 @@ import { FAMILIES } from "./families/index.ts";
 import { TRAINED_HERE, TRAINED_PIPELINE } from "./families/trained-here.ts";
 import type { FamilyKind } from "./family.ts";
 import type { OpenModelOptions, StoredModel } from "./model.ts";
-import { storedVae } from "./stored-vae.ts";
+import { storedControlNet, storedVae } from "./stored-part.ts";
 
 /** Parts that change no picture. */
 const UNUSED = ["safety_checker", "feature_extractor", "image_encoder", "watermark"];
@@ -28,7 +28,7 @@ export async function storedFolder(
   const at = (name: string) => components.get(name)!.path;
   const read = (folder: string) => readModelFolder(folder, { variant });
   const encoders = kind.textEncoders.filter(({ name }) => components.has(name));
-  const control = controlNet ?? components.get("controlnet")?.path;
+  const control = components.get("controlnet")?.path;
   const safety = components.get("safety_checker");
   // Where another autoencoder is chosen, the weights of the model's own need not be there.
   const own = await readJsonObject(join(at("vae"), "config.json")).catch(() => undefined);
@@ -45,7 +45,12 @@ export async function storedFolder(
         tokenizer: await openTokenizer(at(tokenizerOf(name))),
       })),
     ),
-    controlNet: control === undefined ? undefined : await read(control),
+    controlNet:
+      controlNet === undefined
+        ? control === undefined
+          ? undefined
+          : await read(control)
+        : await storedControlNet(controlNet, { variant, hub }),
     scheduler: scheduler ?? (await readSchedulerConfig(at("scheduler"))),
     aestheticScore: options.requires_aesthetics_score === true,
     zerosForEmptyPrompt: options.force_zeros_for_empty_prompt === true,

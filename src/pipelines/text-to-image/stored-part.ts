@@ -13,6 +13,23 @@ export interface VaeChoice extends Pick<OpenModelOptions, "variant" | "hub"> {
   readonly own: JsonObject | undefined;
 }
 
+/** A revision is one of the model's repository; parts of other repositories are taken as they are there today. */
+export function partHub(hub: OpenModelOptions["hub"]): OpenModelOptions["hub"] {
+  return { ...hub, revision: undefined };
+}
+
+/** Reads a control network: a folder in diffusers' layout, or `org/name` of the hub. */
+export async function storedControlNet(
+  given: string,
+  { variant, hub }: Pick<OpenModelOptions, "variant" | "hub">,
+): Promise<StoredPart> {
+  const path = await modelFolder(given, { ...partHub(hub), variant }).catch((error) => {
+    if (!(error instanceof UserError)) throw error;
+    throw new UserError(error.message, { field: "controlNet", cause: error });
+  });
+  return readModelFolder(path, { variant });
+}
+
 /**
  * Reads an autoencoder that was chosen for a model: a folder in diffusers' layout or `org/name` of the hub, a safetensors file
  * in such a folder, or one as its authors published it, of the autoencoder alone or of a whole checkpoint.
@@ -20,7 +37,7 @@ export interface VaeChoice extends Pick<OpenModelOptions, "variant" | "hub"> {
  * @throws UserError when it is something else
  */
 export async function storedVae(given: string, { variant, hub, field, own }: VaeChoice): Promise<StoredPart> {
-  const path = await modelFolder(given, { ...hub, variant }).catch((error) => {
+  const path = await modelFolder(given, { ...partHub(hub), variant }).catch((error) => {
     if (!(error instanceof UserError)) throw error;
     throw new UserError(error.message, { field, cause: error });
   });
