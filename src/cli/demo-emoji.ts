@@ -1,7 +1,6 @@
-import { existsSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
+import { fileURLToPath } from "node:url";
 import type { Command } from "commander";
-import { UserError } from "../core/errors.ts";
 import { imageGrid, saveGrid, terminalImage } from "../io/index.ts";
 import { textToImagePipeline } from "../pipelines/index.ts";
 import type { Console } from "./console.ts";
@@ -10,30 +9,24 @@ import { interruptible } from "./interrupt.ts";
 import { bar } from "./progress-line.ts";
 import { terminalColours } from "./terminal-colours.ts";
 
-/** Where recipes/emoji.json leaves its model. */
-const MODEL = "runs/emoji/model";
+/** The model of this package, which recipes/emoji.json trained. */
+const MODEL = fileURLToPath(new URL("../../models/emoji/", import.meta.url));
 const COUNT = 8;
 const SAMPLING = { sampler: "dpm++2m", spread: "trailing", steps: 20, guidance: 5 } as const;
 
-/** `allegory demo-emoji "a smiling face"`: eight emoji from words, with the model that recipes/emoji.json trains. */
+/** `allegory demo-emoji "a smiling face"`: eight emoji from words, with a model that comes with the package. */
 export function demoEmojiCommand(program: Command, io: Console): void {
   program
     .command("demo-emoji")
     .summary("draw emoji from words, in seconds")
     .description(
-      "Draw eight emoji from words with a small text-to-image model that was trained with recipes/emoji.json.",
+      "Draw eight emoji from words with the small text-to-image model of this package, trained with recipes/emoji.json.",
     )
     .argument("<words...>", "what to draw")
-    .option("--model <folder>", "the model's folder", MODEL)
+    .option("--model <folder>", "another model's folder, such as runs/emoji/model (default: the model of the package)")
     .option("--seed <number>", "seed of the first picture", Number, 0)
     .option("--out <file>", "the grid's file (default: after the words, in runs/demo-emoji)")
     .action(async (words: string[], flags: DemoFlags) => {
-      if (!existsSync(flags.model)) {
-        throw new UserError(`There is no model ${flags.model}.`, {
-          hint: "Train it first: `allegory train recipes/emoji.json` takes some hours on two cores and can be stopped and continued.",
-          field: "model",
-        });
-      }
       await interruptible(
         () => io.remark("Stopping."),
         (signal) => draw(words.join(" "), flags, io, signal),
@@ -42,12 +35,12 @@ export function demoEmojiCommand(program: Command, io: Console): void {
 }
 
 interface DemoFlags {
-  readonly model: string;
+  readonly model?: string;
   readonly seed: number;
   readonly out?: string;
 }
 
-async function draw(prompt: string, { model, seed, out }: DemoFlags, io: Console, signal: AbortSignal): Promise<void> {
+async function draw(prompt: string, { model = MODEL, seed, out }: DemoFlags, io: Console, signal: AbortSignal): Promise<void> {
   const started = performance.now();
   const pipe = await textToImagePipeline(model, {});
   const progress = io.progress();
