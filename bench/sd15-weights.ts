@@ -111,9 +111,12 @@ async function writeNetwork({ config, parts }: Network, folder: string, dtype: F
 /** A parameter's start, drawn faster than by the generator that matches torch's. */
 function start({ shape, initial }: Parameter, seed: number) {
   const data = new Float32Array(sizeOf(shape));
-  if (initial.kind === "constant") return float32(shape, data.fill(initial.value));
+  // Layers that start at zero would make every result zero, and errors relative to it meaningless.
+  const zeroLayer = initial.kind === "constant" && shape.length > 1;
   if (initial.kind === "values") return float32(shape, initial.values());
-  const bound = initial.kind === "uniform" ? initial.bound : initial.deviation * Math.sqrt(3);
+  if (initial.kind === "constant" && !zeroLayer) return float32(shape, data.fill(initial.value));
+  const deviation = initial.kind === "normal" ? initial.deviation : Math.sqrt(1 / sizeOf(shape.slice(1)));
+  const bound = initial.kind === "uniform" ? initial.bound : deviation * Math.sqrt(3);
   // mulberry32 (T. Ettinger): a counter and a hash of it. Generators whose seeds are related linearly, such as xorshift,
   // give layers that amplify each other's numbers.
   let state = Math.imul(seed, 0x9e3779b1);

@@ -19,7 +19,7 @@ import {
 import { textToImagePipeline } from "../src/pipelines/index.ts";
 import { openAutoencoder } from "../src/train/index.ts";
 
-const [model = "runs/emoji/model", folder = "docs/images"] = process.argv.slice(2);
+const [model = "models/emoji", folder = "docs/images"] = process.argv.slice(2);
 const PROMPT = "a smiling face";
 const LOOK = { scale: 2, gap: 4 };
 await mkdir(folder, { recursive: true });

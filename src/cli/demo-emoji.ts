@@ -12,7 +12,7 @@ import { terminalColours } from "./terminal-colours.ts";
 /** The model of this package, which recipes/emoji.json trained. */
 const MODEL = fileURLToPath(new URL("../../models/emoji/", import.meta.url));
 const COUNT = 8;
-const SAMPLING = { sampler: "dpm++2m", spread: "trailing", steps: 20, guidance: 5 } as const;
+const SAMPLING = { sampler: "dpm++2m", spread: "trailing", steps: 25, guidance: 3 } as const;
 
 /** `allegory demo-emoji "a smiling face"`: eight emoji from words, with a model that comes with the package. */
 export function demoEmojiCommand(program: Command, io: Console): void {
@@ -40,7 +40,12 @@ interface DemoFlags {
   readonly out?: string;
 }
 
-async function draw(prompt: string, { model = MODEL, seed, out }: DemoFlags, io: Console, signal: AbortSignal): Promise<void> {
+async function draw(
+  prompt: string,
+  { model = MODEL, seed, out }: DemoFlags,
+  io: Console,
+  signal: AbortSignal,
+): Promise<void> {
   const started = performance.now();
   const pipe = await textToImagePipeline(model, {});
   const progress = io.progress();
