@@ -88,8 +88,6 @@ export function nameOf({ sampler, spread }: Pick<FrechetRow, "sampler" | "spread
 function milliseconds(rows: readonly FrechetRow[], calls: number): string {
   const times = rows
     .filter((row) => row.calls === calls)
-    .map(({ seconds, count, used }) => {
-      return ((1000 * seconds) / count) * (calls / used);
-    });
+    .map(({ seconds, count, used }) => ((1000 * seconds) / count) * (calls / used));
   return `${Number(Math.min(...times).toPrecision(2))}`;
 }

@@ -43,9 +43,9 @@ export async function openEngine({ model, options }: Requests["open"]): Promise<
   const ahead = await computeAhead(options.ahead ?? [], async (bytes, once) => {
     // What is run once needs no optimizing: that would do the same work a second time.
     const plain = once ? ({ optimization: "disabled", memoryPattern: false, arena: false } as const) : {};
-    const own = { ...options, ...plain, externalData: options.externalData };
     const marked = device.name === "cpu";
-    return { session: await load(bytes, own, device.name, marked, undefined), inPlace: marked };
+    const session = await load(bytes, { ...options, ...plain }, device.name, marked, undefined);
+    return { session, inPlace: marked };
   });
   const session = await load(model, options, device.name, inPlace, profileFolder);
   const taken = session.inputMetadata.map((meta) => infoOf(name, meta));
