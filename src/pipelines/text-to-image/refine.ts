@@ -14,6 +14,7 @@ import type {
 } from "./pipeline-types.ts";
 import { type PictureWords, picturesOf, type TextToImageRequestInput } from "./request.ts";
 import { readSource } from "./source.ts";
+import { stacked } from "./text.ts";
 
 /** Share of the way after which a refiner takes over, where a request does not say (Podell et al. 2023, section 2.5). */
 export const REFINE_FROM = 0.8;
@@ -68,7 +69,7 @@ export async function* refined(
   }
   // What was looked at is told of the first model, which lays out the picture.
   const later = { ...options, attention: undefined };
-  for await (const state of refiner.stream({ ...rest, latents: together(latents) }, later)) {
+  for await (const state of refiner.stream({ ...rest, latents: stacked(latents) }, later)) {
     // A refiner has one text encoder; the picture keeps all that was said.
     const images = state.images?.map((image, i) => ({ ...image, ...pictures[state.first + i]! }));
     yield {
@@ -102,16 +103,4 @@ function restOf(request: ResolvedRequest, refiner: TextToImageModel): TextToImag
       : { prompt2: texts(({ prompt2 }) => prompt2), negativePrompt2: texts(({ negative2 }) => negative2) }),
     seeds: pictures.map(({ seed }) => seed),
   };
-}
-
-/** Batches of latents as one. */
-function together(parts: readonly Samples[]): Samples {
-  const n = parts.reduce((sum, { shape }) => sum + shape[0]!, 0);
-  const data = new Float32Array(parts.reduce((sum, part) => sum + part.data.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    data.set(part.data, at);
-    at += part.data.length;
-  }
-  return float32([n, ...parts[0]!.shape.slice(1)], data);
 }

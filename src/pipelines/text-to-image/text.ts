@@ -182,12 +182,14 @@ function weighted({ shape, data }: Samples, weights: readonly number[]): Samples
   );
 }
 
-/** Tensors [1, …] one below the other: [n, …]. */
-export function stacked(rows: readonly Samples[]): Samples {
-  const shape = [rows.length, ...rows[0]!.shape.slice(1)];
+/** Tensors [m, …] one below the other: [all m, …]. */
+export function stacked(parts: readonly Samples[]): Samples {
+  const shape = [parts.reduce((sum, part) => sum + part.shape[0]!, 0), ...parts[0]!.shape.slice(1)];
   const data = new Float32Array(sizeOf(shape));
-  rows.forEach((row, i) => {
-    data.set(row.data, i * row.data.length);
-  });
+  let at = 0;
+  for (const part of parts) {
+    data.set(part.data, at);
+    at += part.data.length;
+  }
   return float32(shape, data);
 }
