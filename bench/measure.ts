@@ -1,5 +1,6 @@
 import { readFileSync } from "node:fs";
 import type { SessionOptions } from "../src/runtime/index.ts";
+import { projectFile } from "./root.ts";
 
 export interface BenchOptions {
   readonly batch: number;
@@ -31,9 +32,9 @@ export function median(values: readonly number[]): number {
 
 /** Images a second and this process's peak memory, as the benchmarks print them. */
 export function throughput({ batch, threads }: BenchOptions, times: readonly number[], parameters: number) {
-  const { version } = JSON.parse(
-    readFileSync(new URL("../node_modules/onnxruntime-node/package.json", import.meta.url), "utf8"),
-  ) as { version: string };
+  const { version } = JSON.parse(readFileSync(projectFile("node_modules/onnxruntime-node/package.json"), "utf8")) as {
+    version: string;
+  };
   const round = (value: number) => Math.round(value * 100) / 100;
   return {
     batch,

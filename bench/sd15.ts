@@ -1,6 +1,6 @@
 import { spawnSync } from "node:child_process";
 import { tmpdir } from "node:os";
-import { basename, dirname, join } from "node:path";
+import { basename, dirname, extname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { float32, type HostTensor } from "../src/core/host-tensor.ts";
 import { seeded } from "../src/core/random.ts";
@@ -149,7 +149,9 @@ export function weightsFolder({ part, tiny }: Architecture, { folder, dtype }: S
   const path = join(root, `sd15-${part}-${dtype}${tiny ? "-tiny" : ""}`);
   if (isWritten(path)) return path;
   console.error(`Writing random weights to ${path} …`);
-  const script = fileURLToPath(new URL("./sd15-weights.ts", import.meta.url));
+  // Beside this file, as it is or compiled.
+  const here = fileURLToPath(import.meta.url);
+  const script = join(dirname(here), `sd15-weights${extname(here)}`);
   const type = dtype === "fp16" ? "float16" : "float32";
   const { status } = spawnSync(
     process.execPath,

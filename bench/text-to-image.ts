@@ -12,6 +12,7 @@ import { trainedText } from "../src/train/text-condition.ts";
 import { readTextToImageRecipe } from "../src/train/text-to-image-recipe.ts";
 import { openTrainer } from "../src/train/trainer.ts";
 import { type BenchOptions, throughput, timed } from "./measure.ts";
+import { projectFile } from "./root.ts";
 
 // The stages of recipes/emoji.json on random numbers: a training step of each, data and all.
 
@@ -19,7 +20,7 @@ const COUNT = 256;
 const WORDS = ["a red heart", "a smiling cat", "pizza", "a house with a garden, building, home"];
 
 function recipe() {
-  const path = new URL("../recipes/emoji.json", import.meta.url);
+  const path = projectFile("recipes/emoji.json");
   const { $schema: _, ...fields } = JSON.parse(readFileSync(path, "utf8")) as Record<string, unknown>;
   return readTextToImageRecipe(fields);
 }

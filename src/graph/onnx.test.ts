@@ -197,6 +197,31 @@ describe("the target decides the form", () => {
   });
 });
 
+test("constant weights are brought into blocks ahead only for pictures of many pixels and kernels of several taps", () => {
+  const target: Target = { contrib: true, blockedChannels: 16, ahead: true };
+  const written = (side: number, kernel: number) => {
+    const weights = parameterLeaf([16, 32, kernel, kernel]);
+    const binding: Binding = {
+      kind: "external",
+      file: "w.bin",
+      offset: 0,
+      length: 4 * 512 * kernel ** 2,
+      dtype: "float32",
+    };
+    const y = conv2d(input("x", [1, 32, side, side]), weights, undefined, { padding: (kernel - 1) / 2 });
+    return toOnnx({ y }, { target, bind: bindTo(weights, binding) });
+  };
+  const many = written(17, 3);
+  expect(opTypes(many)).toContain("ReorderInput");
+  expect(many.ahead.map(({ outputs }) => Object.values(outputs))).toEqual([
+    [{ dtype: "float32", shape: [1, 16, 96, 3] }],
+  ]);
+  for (const plain of [written(16, 3), written(17, 1)]) {
+    expect(opTypes(plain)).toEqual(["Conv"]);
+    expect(plain.ahead).toEqual([]);
+  }
+});
+
 test("a large graph is written in turns, the same as at once", () => {
   let x = input("x", [4]);
   for (let i = 0; i < 100; i++) x = add(mul(x, values([1], [i])), 1);

@@ -11,6 +11,7 @@ import {
   type Tensor,
   transpose,
 } from "../graph/index.ts";
+import { graphPurpose } from "./inference.ts";
 import { groupNorm, type LayerInitial, layerNorm, linear, rmsNorm } from "./layers.ts";
 import { module } from "./module.ts";
 
@@ -26,41 +27,8 @@ export interface AttendOptions {
   readonly onWeights?: (weights: Tensor) => void;
 }
 
-let scoreLimit = Number.POSITIVE_INFINITY;
-let inferenceOnly = false;
-
-/**
- * Runs `build` so that no attention in the graph it builds holds more than `bytes` of scores at once: queries are taken in
- * as many pieces as that needs. The result is the same; large images need far less memory.
- */
-export function withScoreLimit<T>(bytes: number, build: () => T): T {
-  const outer = scoreLimit;
-  scoreLimit = bytes;
-  try {
-    return build();
-  } finally {
-    scoreLimit = outer;
-  }
-}
-
 /** Scores of fewer bytes are held whole: measured, that is as fast or faster. */
 const FEW_SCORES = 32 * 2 ** 20;
-/** The most that an attention's scores take in {@link forInference}. */
-const INFERENCE_SCORES = 256 * 2 ** 20;
-
-/**
- * Runs `build` for a graph that is not differentiated: attention over many tokens then uses operators that never hold all
- * its scores, where the target has them, and pieces of scores elsewhere.
- */
-export function forInference<T>(build: () => T): T {
-  const outer = inferenceOnly;
-  inferenceOnly = true;
-  try {
-    return withScoreLimit(Math.min(scoreLimit, INFERENCE_SCORES), build);
-  } finally {
-    inferenceOnly = outer;
-  }
-}
 
 /**
  * softmax(scale·QKᵀ + mask)·V (Vaswani et al. 2017, eq. 1) for each head: q [n, heads, queries, d], k and v
@@ -72,10 +40,11 @@ export function forInference<T>(build: () => T): T {
 export function attend(q: Tensor, k: Tensor, v: Tensor, { scale, mask, onWeights }: AttendOptions): Tensor {
   const [n, heads, queries] = q.shape as [number, number, number];
   const bytes = n * heads * queries * k.shape[2]! * 4;
-  if (inferenceOnly && !mask && !onWeights && bytes > FEW_SCORES) {
-    return attentionInPieces(q, k, v, scale, scoreLimit);
+  const { inference, scoreBytes } = graphPurpose();
+  if (inference && !mask && !onWeights && bytes > FEW_SCORES) {
+    return attentionInPieces(q, k, v, scale, scoreBytes);
   }
-  const pieces = Math.min(queries, Math.ceil(bytes / scoreLimit));
+  const pieces = Math.min(queries, Math.ceil(bytes / scoreBytes));
   const seen: Tensor[] = [];
   const some = (rows: Tensor, bias?: Tensor) => {
     const scores = matmul(rows, k, { transB: true, alpha: scale });

@@ -5,8 +5,9 @@ import { seeded } from "../core/random.ts";
 import { input, type Tensor, toOnnx, topological, values } from "../graph/index.ts";
 import { openSession } from "../runtime/index.ts";
 import { activation } from "./activation.ts";
-import { attend, attention, withScoreLimit } from "./attention.ts";
+import { attend, attention } from "./attention.ts";
 import { feedForward } from "./feed-forward.ts";
+import { forInference, withScoreLimit } from "./inference.ts";
 import { namedParameters, type PartGroup } from "./module.ts";
 import { unpatchify } from "./patch-embedding.ts";
 import { resizeNearest } from "./resampling.ts";
@@ -99,6 +100,25 @@ test("with a limit on its scores attention takes its queries in pieces, with the
     1,
   );
 });
+
+test.each([
+  { rows: [2, 300], pieces: 2 },
+  // A prime: pieces of 344, 344 and 343.
+  { rows: [1031], pieces: 3 },
+  { rows: [500], pieces: 1 },
+])(
+  "a feed-forward layer for inference takes $rows tokens in $pieces pieces, with the same result",
+  async ({ rows, pieces }) => {
+    // 16 KB of hidden values a token: 512 tokens in 8 MB.
+    const layer = feedForward(3, { inner: 2048, outputs: 5, act: "geglu" });
+    const x = draw([...rows, 3], 1);
+    const build = (tokens: Tensor) => layer(tokens);
+    const inPieces = forInference(() => build(x));
+    expect(topological([inPieces]).filter(({ operator }) => operator.name === "gelu")).toHaveLength(pieces);
+    const result = await run({ whole: build(x), inPieces }, layer);
+    expect(difference(result.whole, result.inPieces) / 1e3).toBeLessThan(1e-6);
+  },
+);
 
 test("scores of rotated queries and keys depend on the distance of their positions only", async () => {
   const q = draw([1, 1, 1, 8], 1);

@@ -1,5 +1,7 @@
 import { UserError } from "../core/errors.ts";
-import { chunk, gelu, mul, quickGelu, silu, type Tensor } from "../graph/index.ts";
+import { sizeOf } from "../core/host-tensor.ts";
+import { chunk, concat, gelu, mul, quickGelu, reshape, silu, split, type Tensor } from "../graph/index.ts";
+import { graphPurpose } from "./inference.ts";
 import { type LayerInitial, linear } from "./layers.ts";
 import { group, module } from "./module.ts";
 
@@ -36,9 +38,22 @@ const HIDDEN = {
 /** Names of hidden layers. */
 export type FeedForwardActivation = keyof typeof HIDDEN;
 
+/** The most bytes of the first layer's values that a graph for inference holds at once: measured, fewer are no slower. */
+const HIDDEN_BYTES = 8 * 2 ** 20;
+/** Products of fewer rows pay too much for packing the weights. */
+const FEWEST_ROWS = 256;
+
+/** How `rows` are cut so that each piece has at most `most`: evenly where few more pieces do, since their buffers serve each other. */
+function pieceSizes(rows: number, most: number): number[] {
+  const pieces = Math.ceil(rows / most);
+  for (let n = pieces; n < 2 * pieces; n++) if (rows % n === 0) return Array(n).fill(rows / n);
+  const size = Math.ceil(rows / pieces);
+  return Array.from({ length: Math.ceil(rows / size) }, (_, i) => Math.min(size, rows - i * size));
+}
+
 /**
  * Two linear layers over each token with an activation between: [..., width] → [..., outputs]. Hidden width `mult` times
- * the width unless `inner` says otherwise.
+ * the width unless `inner` says otherwise. In a graph for inference many tokens are taken some at a time.
  *
  * @throws UserError for an activation that is not known
  */
@@ -73,8 +88,14 @@ export function feedForward(
       2: linear(inner, outputs, { bias, initial }),
     }),
   };
+  const { 0: first, 2: second } = parts.net.parts;
+  const forward = (x: Tensor) => second(hidden.activate(first.parts.proj(x)));
+  const rowBytes = 4 * inner * hidden.widths;
+  const mostRows = Math.max(FEWEST_ROWS, Math.floor(HIDDEN_BYTES / rowBytes));
   return module(parts, (x: Tensor) => {
-    const { 0: first, 2: second } = parts.net.parts;
-    return second(hidden.activate(first.parts.proj(x)));
+    const rows = sizeOf(x.shape) / width;
+    if (!graphPurpose().inference || rows <= mostRows) return forward(x);
+    const pieces = split(reshape(x, [rows, width]), pieceSizes(rows, mostRows), 0);
+    return reshape(concat(pieces.map(forward), 0), [...x.shape.slice(0, -1), outputs]);
   });
 }

@@ -80,7 +80,7 @@ export function resnetBlock(
     } else h = norm2(spread ? add(h, spread) : h);
     h = conv2(dropout(activate(h)));
     if (conv_shortcut) input = conv_shortcut(input);
-    const sum = add(input, h);
+    const sum = add(h, input);
     return outputScale === 1 ? sum : mul(sum, 1 / outputScale);
   });
 }

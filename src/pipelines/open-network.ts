@@ -53,9 +53,9 @@ export function turn(): Promise<void> {
 /**
  * Opens a session for a network's graph, for inference.
  *
- * Of a large network on the CPU, ONNX Runtime neither packs matrices once more (they stay mapped from their file) nor plans
- * memory ahead (it would hold a plan's block beside what the first run took); convolutions' weights are brought into
- * blocks, and 16-bit ones into float32, before it sees them.
+ * Of a large network on the CPU, ONNX Runtime neither packs matrices nor brings convolutions' weights into blocks once more
+ * (they stay mapped from their file), nor plans memory ahead (it would hold a plan's block beside what the first run took).
+ * Those weights that gain by blocks are brought into them, and 16-bit ones into float32, before it sees them.
  */
 export async function openNetwork(
   outputs: Readonly<Record<string, Tensor>>,
@@ -70,6 +70,7 @@ export async function openNetwork(
   return openSession(bytes, {
     ...options,
     ahead,
+    optimization: "extended",
     memoryPattern: false,
     configEntries: { "session.disable_prepacking": "1" },
   });

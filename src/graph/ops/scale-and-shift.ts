@@ -46,15 +46,16 @@ export function scaleAndShiftOnnx(
   shape: Shape,
 ): string {
   const [n, c, ...area] = shape as [number, number, ...number[]];
-  const size = area.reduce((a, b) => a * b, 1);
   if (!emitter.target.contrib) {
     const perChannel = emitter.ints([n, c, ...area.map(() => 1)]);
     let y = emitter.op("Mul", [x, emitter.op("Reshape", [scale, perChannel])]);
     if (shift) y = emitter.op("Add", [y, emitter.op("Reshape", [shift, perChannel])]);
     return added ? emitter.op("Add", [y, added]) : y;
   }
-  // A depthwise 1×1 convolution of one picture with n·c channels is this very sum; FusedConv also adds a tensor.
-  const plane = emitter.ints([1, n * c, 1, size]);
+  // A depthwise 1×1 convolution of one picture with n·c channels is this very sum; FusedConv also adds a tensor. A single picture
+  // keeps its shape, by which ONNX Runtime finds freed memory to use again.
+  const sides = area.length === 2 ? area : [1, area.reduce((a, b) => a * b, 1)];
+  const plane = emitter.ints([1, n * c, ...sides]);
   const weights = emitter.op("Reshape", [scale, emitter.ints([n * c, 1, 1, 1])]);
   const zeros = () => emitter.constant(float32([n * c], new Float32Array(n * c)));
   const bias = shift ? emitter.op("Reshape", [shift, emitter.ints([n * c])]) : zeros();
