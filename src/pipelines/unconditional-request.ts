@@ -14,7 +14,7 @@ export const unconditionalRequest = z.strictObject({
   seed: whole(0).default(0).describe("seed of the first picture; the others have the seeds that follow"),
   seeds: z.array(whole(0)).min(1).optional().describe("the seed of each picture, in the place of count and seed"),
   sampler: z.enum(SAMPLER_NAMES).optional().describe("how to draw (default: the model's own scheduler)"),
-  steps: whole(1).optional().describe("steps from noise to picture (default: 50)"),
+  steps: whole(1).optional().describe("steps from noise to picture (default: 20; 50 with invert and for DiT)"),
   eta: z.number().min(0).max(1).optional().describe("share of fresh noise in a step of ddim; 0 is deterministic"),
   clippedNoise: z.boolean().optional().describe("let ddim use the noise that belongs to the clipped picture"),
   spread: z.enum(GRIDS).optional().describe("how the steps of a named sampler are spread"),
