@@ -1,21 +1,17 @@
 import { basename, dirname } from "node:path";
-import { float32, type HostTensor } from "../src/core/host-tensor.ts";
+import { float32, type HostTensor, sizeOf } from "../src/core/host-tensor.ts";
 import { seeded } from "../src/core/random.ts";
-import { input, type PackedMatrix, toOnnx } from "../src/graph/index.ts";
+import { input } from "../src/graph/index.ts";
 import { readModelFolder } from "../src/io/index.ts";
-import {
-  type Bind,
-  bindPacked,
-  bindWeights,
-  linearWeights,
-  packedBytes,
-  quantizeMatrix,
-  type StoredWeight,
-} from "../src/models/index.ts";
-import { inferenceTarget, openSession } from "../src/runtime/index.ts";
+import { type Bind, bindRounded, bindWeights, linearWeights, type StoredWeight } from "../src/models/index.ts";
+import { forInference } from "../src/nn/index.ts";
+import { openNetwork } from "../src/pipelines/open-network.ts";
 import { median } from "./measure.ts";
-import { type Sd15Options, weightsFolder } from "./sd15.ts";
+import { residentMb, type Sd15Options, stopwatch, weightsFolder } from "./sd15.ts";
 import { sd15Unet } from "./sd15-weights.ts";
+
+/** Weights of a row that share a scale. */
+const BLOCK = 32;
 
 /**
  * The linear layers of Stable Diffusion 1.5's U-Net in 8 and 4 bits against float32: relative error of the result, bytes of
@@ -33,57 +29,61 @@ export async function benchQuantization(options: Sd15Options): Promise<object> {
     text: random.normal([batch, 77, tiny ? 32 : 768]),
   };
   const given = (name: keyof typeof feeds) => input(name, feeds[name].shape);
-  const y = network(given("sample"), given("t"), given("text"));
+  const built = (rounded: boolean) =>
+    forInference(() => network(given("sample"), given("t"), given("text")), { rounded });
+  const y = built(false);
   const stored = new Map<string, StoredWeight>(
     [...weights.tensors].map(([name, { path, ...entry }]) => [name, { ...entry, file: basename(path) }]),
   );
   const plain = bindWeights(network, stored);
   const chosen = linearWeights(network, [y]);
 
-  const measure = async (bind: Bind, bytes: number) => {
-    const loading = performance.now();
-    const model = toOnnx({ y }, { bind, target: inferenceTarget(device) });
+  const measure = async (bind: Bind, bytes: number, output = y) => {
+    const clock = stopwatch();
     const externalData = dirname(weights.files[0]!);
-    const session = await openSession(model.bytes, { name: "quantization", threads, device, externalData });
-    const seconds = (performance.now() - loading) / 1000;
+    const session = await openNetwork(
+      { y: output },
+      { name: "quantization", bind, large: true, steady: ["text"], threads, device, externalData },
+    );
+    const seconds = clock();
     const times: number[] = [];
     let result: HostTensor | undefined;
     for (let i = 0; i <= repeats; i++) {
-      const started = performance.now();
       result = (await session.run(feeds)).y!;
-      if (i > 0) times.push((performance.now() - started) / 1000);
+      times.push(clock());
     }
+    const mb = residentMb();
     await session.close();
-    return { data: result!.data as Float32Array, bytes, seconds, step: median(times) };
+    return { data: result!.data as Float32Array, bytes, seconds, step: median(times.slice(1)), mb };
   };
 
-  const full = await measure(
-    plain,
-    chosen.reduce((sum, name) => sum + weights.tensors.get(name)!.length, 0),
-  );
+  const numbers = (name: string) => sizeOf(weights.tensors.get(name)!.shape);
+  const total = chosen.reduce((sum, name) => sum + numbers(name), 0);
+  const full = await measure(plain, 4 * total);
   const rows: object[] = [{ weights: "float32", ...columns(full, 0) }];
-  for (const [bits, blockSize] of [
-    [8, 32],
-    [4, 32],
-  ] as const) {
-    const packed = new Map<string, PackedMatrix>();
-    for (const name of chosen) {
-      const matrix = (await weights.read(name)) as HostTensor<"float32">;
-      packed.set(name, quantizeMatrix(matrix, { bits, blockSize }));
-    }
-    const bytes = [...packed.values()].reduce((sum, matrix) => sum + packedBytes(matrix), 0);
-    const found = await measure(bindPacked(network, plain, packed), bytes);
-    rows.push({ weights: `${bits} bits, blocks of ${blockSize}`, ...columns(found, relative(found.data, full.data)) });
+  for (const bits of [8, 4] as const) {
+    const rounded = bindRounded(network, plain, chosen, { bits, blockSize: BLOCK });
+    const found = await measure(rounded, total * (bits / 8 + 4 / BLOCK), built(true));
+    rows.push({ weights: `${bits} bits, blocks of ${BLOCK}`, ...columns(found, relative(found.data, full.data)) });
   }
   return { batch, threads, linear_layers: chosen.length, rows };
 }
 
-function columns({ bytes, seconds, step }: { bytes: number; seconds: number; step: number }, error: number) {
+interface Measured {
+  readonly bytes: number;
+  readonly seconds: number;
+  readonly step: number;
+  readonly mb: number;
+}
+
+function columns({ bytes, seconds, step, mb }: Measured, error: number) {
   return {
     relative_error: Number(error.toPrecision(3)),
     linear_mb: Math.round(bytes / 1e5) / 10,
     load_s: Math.round(seconds * 100) / 100,
     s_per_step: Math.round(step * 1000) / 1000,
+    /** Of the process after the last step. */
+    resident_mb: mb,
   };
 }
 

@@ -164,7 +164,7 @@ export function weightsFolder({ part, tiny }: Architecture, { folder, dtype }: S
 }
 
 /** Seconds since it was last asked. */
-function stopwatch(): () => number {
+export function stopwatch(): () => number {
   let last = performance.now();
   return () => {
     const now = performance.now();
@@ -175,4 +175,5 @@ function stopwatch(): () => number {
 }
 
 const peakMb = () => Math.round(process.resourceUsage().maxRSS / 1024);
-const residentMb = () => Math.round(process.memoryUsage.rss() / 2 ** 20);
+/** Memory of this process now, in MiB. */
+export const residentMb = () => Math.round(process.memoryUsage.rss() / 2 ** 20);

@@ -5,6 +5,7 @@ import { seeded } from "../src/core/random.ts";
 import { input, matmul, portableTarget, type Target, toOnnx } from "../src/graph/index.ts";
 import {
   bindPacked,
+  bindRounded,
   bindWeights,
   linearWeights,
   packedBytes,
@@ -135,6 +136,44 @@ describe.each([
   });
 });
 
+describe.each([
+  [4, 32],
+  [8, 16],
+] as const)("rounded by the graph to %i bits in blocks of %i", (bits, blockSize) => {
+  const layer = linear(50, 7);
+  const weights = new Map(randomWeights(layer, 1));
+  // A block of zeros has no largest magnitude.
+  weights.set(
+    "weight",
+    float32(
+      [7, 50],
+      weights.get("weight")!.data.map((value, i) => (i < 32 ? 0 : Number(value))),
+    ),
+  );
+  const x = random.normal([2, 3, 50]);
+  const y = layer(input("x", x.shape));
+  const bind = bindWeights(layer, weights);
+  const packed = new Map([["weight", quantizeMatrix(weights.get("weight")!, { bits, blockSize })]]);
+  const rounded = bindRounded(layer, bind, ["weight"], { bits, blockSize });
+
+  test.each([
+    ["a small network's", inferenceTarget()],
+    ["a large network's, ahead", { ...inferenceTarget(), ahead: true }],
+    ["other devices', unpacked again", portableTarget],
+  ] as const)("a matrix is the same as when it is rounded before: %s", async (_, target) => {
+    const expected = await run(toOnnx({ y }, { target, bind: bindPacked(layer, bind, packed) }).bytes, { x });
+    const model = toOnnx({ y }, { target, bind: rounded });
+    const ahead = "ahead" in target;
+    const types = model.ahead.flatMap(({ outputs }) => Object.values(outputs).map(({ dtype }) => dtype));
+    expect(types.sort()).toEqual(ahead ? ["float32", "uint8"] : []);
+    const session = await openSession(model.bytes, { threads: 1, ahead: model.ahead });
+    const found = (await session.run({ x })).y!.data as Float32Array;
+    await session.close();
+    expect(largest(found, expected)).toBeLessThan(1e-6);
+    expect(largest(found, await run(toOnnx({ y }, { target, bind }).bytes, { x }))).toBeGreaterThan(1e-3);
+  });
+});
+
 test("a matrix that is used otherwise than by a linear layer is not packed", () => {
   const layer = linear(8, 8, { bias: false });
   const x = input("x", [2, 8]);
@@ -144,4 +183,5 @@ test("a matrix that is used otherwise than by a linear layer is not packed", () 
 
 test("block sizes that there is no kernel for are refused", () => {
   expect(() => quantizeMatrix(float32([1, 8], Array(8).fill(1)), { blockSize: 24 })).toThrow(UserError);
+  expect(() => bindRounded(linear(8, 8), () => undefined, [], { blockSize: 8 })).toThrow(UserError);
 });

@@ -47,6 +47,23 @@ describe.each(names)("%s", (name) => {
     expect([alone!.width, alone!.height, alone!.float.shape]).toEqual([16, 12, [3, 12, 16]]);
   });
 
+  test("draws nearly the same with weights of 8 bits, and less so with 4", async () => {
+    const request = { prompt: "a red cat", steps: 2, textLength: 20, ...size };
+    const [whole] = await pipe.generate(request);
+    const errors: number[] = [];
+    for (const quantize of [8, 4] as const) {
+      const rounded = await pipeline("text-to-image", at(name), { threads: 1, quantize });
+      const [picture] = await rounded.generate(request);
+      await rounded.close();
+      errors.push(farthest(picture!.float.data, whole!.float.data));
+      expect((await rounded.memory(request)).weights).toBeLessThan((await pipe.memory(request)).weights);
+    }
+    expect(errors[0]).toBeGreaterThan(0);
+    expect(errors[0]).toBeLessThan(0.02);
+    expect(errors[1]).toBeGreaterThan(2 * errors[0]!);
+    expect(errors[1]).toBeLessThan(0.3);
+  });
+
   test("streams steps with previews, and stops when asked", async () => {
     const controller = new AbortController();
     const seen: unknown[] = [];
@@ -115,6 +132,17 @@ test.each<[string, Readonly<Record<string, unknown>>, RegExp]>([
   await expect(opening).rejects.toMatchObject({ name: "UserError", message: expect.stringMatching(message) });
 });
 
+test.each([
+  [{ quantize: 5 as 4 }, /Weights of 5 bits were asked for; 4 and 8 are there/],
+  [{ quantize: 8, device: "webgpu" }, /Rounded weights run on the CPU, not on webgpu/],
+] as const)("weights that cannot be rounded so are refused: %j", async (options, message) => {
+  const opening = pipeline("text-to-image", at("PixArt-α"), options);
+  await expect(opening).rejects.toMatchObject({
+    options: { field: "quantize" },
+    message: expect.stringMatching(message),
+  });
+});
+
 test("parts of different models are refused, and a control network that a model has no use for", async () => {
   const mixed = await changed("mixed", {});
   await rm(join(mixed, "text_encoder_2"), { recursive: true });
@@ -135,7 +163,19 @@ test("allegory generate draws with them, and makes a picture again from its file
   const model = at("FLUX.1 dev");
   const out = join(folder, "pictures");
   const words = ["--model", model, "--threads", "1", "--width", "16", "--height", "12", "--text-length", "20"];
-  const drawn = await command("generate", "a cat", ...words, "--guidance", "2", "--steps", "2", "--out", out);
+  const drawn = await command(
+    "generate",
+    "a cat",
+    ...words,
+    "--guidance",
+    "2",
+    "--steps",
+    "2",
+    "--quantize",
+    "8",
+    "--out",
+    out,
+  );
   expect(drawn).toMatchObject({ status: 0, err: "" });
   const [file] = await readdir(out);
   const again = join(folder, "again.png");
@@ -143,6 +183,11 @@ test("allegory generate draws with them, and makes a picture again from its file
     status: 0,
   });
   expect(await readFile(again)).toEqual(await readFile(join(out, file!)));
+  // The picture knows that its weights were rounded: without, it is another.
+  const whole = ["generate", "a cat", ...words, "--guidance", "2", "--steps", "2", "--out", join(folder, "whole.png")];
+  expect(await command(...whole)).toMatchObject({ status: 0 });
+  expect(await readFile(join(folder, "whole.png"))).not.toEqual(await readFile(again));
+  expect((await command("generate", "a cat", ...words, "--quantize", "16")).err).toContain("8 or 4 is needed");
   expect(await command("generate", "a cat", ...words, "--clip-skip", "1")).toMatchObject({
     ...{ status: 2, err: expect.stringContaining("`clipSkip` was given; this model has no use for it") },
   });

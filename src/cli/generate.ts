@@ -46,6 +46,7 @@ interface GenerateFlags extends ComputeFlags {
   readonly refiner?: string;
   readonly embeddings?: readonly string[];
   readonly lowMemory?: boolean;
+  readonly quantize?: 4 | 8;
   readonly revision?: string;
 }
 
@@ -99,6 +100,12 @@ export function generateCommand(program: Command, io: Console): void {
     .addOption(embeddingsOption())
     .option("--revision <name>", "branch, tag or commit of a model of the hub (default: main)")
     .option("--low-memory", "free each network before the next one is loaded")
+    .addOption(
+      new Option(
+        "--quantize <bits>",
+        "round the weights of the denoising network's linear layers (and T5's) to 8 or 4 bits",
+      ).argParser(bits),
+    )
     .option("--json", "print a line of JSON for each step and picture");
   addComputeOptions(command);
   command.action(async (prompts: string[], flags: GenerateFlags) => {
@@ -226,10 +233,15 @@ function level(text: string): number {
   return Number(text);
 }
 
+function bits(text: string): 4 | 8 {
+  if (text !== "4" && text !== "8") throw new InvalidArgumentError("8 or 4 is needed.");
+  return Number(text) as 4 | 8;
+}
+
 /** What the flags say of it, in the form in which pictures keep it. */
 function openedWith(flags: GenerateFlags): OpenedWith {
-  const { vae, controlNet, tokenizer, refiner, variant, revision, embeddings } = flags;
-  const all = Object.entries({ vae, controlNet, tokenizer, refiner, variant, revision, embeddings });
+  const { vae, controlNet, tokenizer, refiner, variant, revision, embeddings, quantize } = flags;
+  const all = Object.entries({ vae, controlNet, tokenizer, refiner, variant, revision, embeddings, quantize });
   return Object.fromEntries(all.filter(([, value]) => value !== undefined));
 }
 
@@ -238,10 +250,21 @@ function openModel(
   flags: GenerateFlags,
   console: { readonly io: Console; readonly signal: AbortSignal },
 ): Promise<TextToImagePipeline> {
-  const { vae, controlNet, tokenizer, refiner, embeddings, variant, lowMemory = false, revision } = flags;
+  const { vae, controlNet, tokenizer, refiner, embeddings, variant, lowMemory = false, quantize, revision } = flags;
   return withDownloads({ ...console, revision }, (hub) =>
     textToImagePipeline(model, {
-      ...{ ...computeOptions(flags), hub, vae, controlNet, tokenizer, refiner, embeddings, variant, lowMemory },
+      ...{
+        ...computeOptions(flags),
+        hub,
+        vae,
+        controlNet,
+        tokenizer,
+        refiner,
+        embeddings,
+        variant,
+        lowMemory,
+        quantize,
+      },
     }),
   );
 }

@@ -11,7 +11,7 @@ import { invariant } from "../core/errors.ts";
 import type { DType, HostTensor, Shape } from "../core/host-tensor.ts";
 import { attribute, bytesOf, type Domain, hash, modelBytes, ONNX_TYPES } from "./onnx-protobuf.ts";
 import { inputOperator, type NamedLeaf } from "./ops/leaf.ts";
-import { type PackedMatrix, type PackedValue, unpack } from "./packed.ts";
+import { type PackedMatrix, type PackedValue, pack, unpack } from "./packed.ts";
 import { type AheadModel, stages } from "./stages.ts";
 import { type Node, type Tensor, type TensorType, topological } from "./tensor.ts";
 
@@ -48,6 +48,8 @@ export type Binding =
   | { readonly kind: "data"; readonly tensor: HostTensor; readonly name?: string }
   /** A matrix in 4 or 8 bits, stored inside the model. */
   | ({ readonly kind: "packed"; readonly name: string } & PackedMatrix)
+  /** A matrix that is rounded to 4 or 8 bits when the model is loaded. */
+  | ({ readonly kind: "rounded"; readonly of: Binding } & Pick<PackedMatrix, "bits" | "blockSize">)
   /** Another tensor of the same graph, such as a slice of one flat vector. */
   | { readonly kind: "tensor"; readonly tensor: Tensor };
 
@@ -273,6 +275,10 @@ class Writer implements Emitter {
       invariant(operator.name === inputOperator, "a parameter has no binding");
       return this.graphInput((attributes as NamedLeaf).name, tensor);
     }
+    return this.bound(binding, tensor);
+  }
+
+  private bound(binding: Binding, tensor: Tensor): string {
     switch (binding.kind) {
       case "input":
         return this.graphInput(binding.name, tensor);
@@ -286,7 +292,11 @@ class Writer implements Emitter {
         return this.cast(name, dtype, tensor);
       }
       case "packed":
-        return this.unpacked(binding.name, binding, tensor.shape);
+        return this.unpacked(this.storedCodes(binding.name, binding), binding.scales.shape, tensor.shape);
+      case "rounded": {
+        const packed = pack(this, this.bound(binding.of, tensor), tensor.shape, binding);
+        return this.unpacked(packed, this.types.get(packed.scales)!.shape, tensor.shape);
+      }
       case "external": {
         const name = binding.name ?? `#${this.count++}`;
         this.weights.add(name);
@@ -302,12 +312,16 @@ class Writer implements Emitter {
     }
   }
 
-  /** The numbers of a packed matrix; what multiplies by it takes it as it is, and then these nodes are not needed. */
-  private unpacked(name: string, { bits, blockSize, codes, scales }: PackedMatrix, shape: Shape): string {
+  private storedCodes(name: string, { bits, blockSize, codes, scales }: PackedMatrix): PackedValue {
     const packed = { bits, blockSize, codes: `${name}.codes`, scales: `${name}.scales` };
     this.initialize(packed.codes, "uint8", codes.shape, { rawData: bytesOf(codes.data) });
     this.initialize(packed.scales, "float32", scales.shape, { rawData: bytesOf(scales.data) });
-    const value = unpack(this, packed, scales.shape, shape);
+    return packed;
+  }
+
+  /** The numbers of a packed matrix; what multiplies by it takes it as it is, and then these nodes are not needed. */
+  private unpacked(packed: PackedValue, blocks: Shape, shape: Shape): string {
+    const value = unpack(this, packed, blocks, shape);
     this.constants.add(value);
     this.packedValues.set(value, packed);
     return value;

@@ -48,7 +48,14 @@ export {
   VGG16_WIDTHS,
 } from "./perceptual-distance.ts";
 export type { PixArt, PixArtConfig, PixArtInputs } from "./pixart.ts";
-export { bindPacked, linearWeights, packedBytes, type QuantizeOptions, quantizeMatrix } from "./quantize.ts";
+export {
+  bindPacked,
+  bindRounded,
+  linearWeights,
+  packedBytes,
+  type QuantizeOptions,
+  quantizeMatrix,
+} from "./quantize.ts";
 export type { SD3, SD3Config } from "./sd3.ts";
 export type { T5Encoder, T5EncoderConfig } from "./t5-encoder.ts";
 export {

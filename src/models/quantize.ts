@@ -40,9 +40,7 @@ export function quantizeMatrix(
   matrix: HostTensor<"float32">,
   { bits = 4, blockSize = 32 }: QuantizeOptions = {},
 ): PackedMatrix {
-  if (blockSize < 16 || !Number.isInteger(Math.log2(blockSize))) {
-    throw new UserError(`The block size ${blockSize} is no power of two from 16 on.`, { field: "blockSize" });
-  }
+  checkBlockSize(blockSize);
   const [n, k] = matrix.shape as [number, number];
   const blocks = Math.ceil(k / blockSize);
   const perByte = 8 / bits;
@@ -79,6 +77,11 @@ export function quantizeMatrix(
   };
 }
 
+function checkBlockSize(blockSize: number): void {
+  if (blockSize >= 16 && Number.isInteger(Math.log2(blockSize))) return;
+  throw new UserError(`The block size ${blockSize} is no power of two from 16 on.`, { field: "blockSize" });
+}
+
 /** Bindings with some weights packed; ONNX Runtime's CPU provider then multiplies by them without unpacking them first. */
 export function bindPacked(network: Weighted, bind: Bind, packed: ReadonlyMap<string, PackedMatrix>): Bind {
   const parameters = namedParameters(network);
@@ -91,6 +94,25 @@ export function bindPacked(network: Weighted, bind: Bind, packed: ReadonlyMap<st
   return (leaf) => {
     const found = byLeaf.get(leaf);
     return found ? { kind: "packed", name: found.name, ...found.matrix } : bind(leaf);
+  };
+}
+
+/**
+ * Bindings with some weights rounded as {@link quantizeMatrix} does, by the graph itself when it is loaded: the weights stay in
+ * their file, and what changes them (an adapter) is rounded with them.
+ */
+export function bindRounded(
+  network: Weighted,
+  bind: Bind,
+  names: readonly string[],
+  { bits = 4, blockSize = 32 }: QuantizeOptions = {},
+): Bind {
+  checkBlockSize(blockSize);
+  const parameters = namedParameters(network);
+  const rounded = new Set(names.map((name) => parameters.get(name)!.tensor));
+  return (leaf) => {
+    const of = bind(leaf);
+    return of && rounded.has(leaf) ? { kind: "rounded", bits, blockSize, of } : of;
   };
 }
 

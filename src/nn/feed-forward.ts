@@ -38,8 +38,6 @@ const HIDDEN = {
 /** Names of hidden layers. */
 export type FeedForwardActivation = keyof typeof HIDDEN;
 
-/** The most bytes of the first layer's values that a graph for inference holds at once: measured, fewer are no slower. */
-const HIDDEN_BYTES = 8 * 2 ** 20;
 /** Products of fewer rows pay too much for packing the weights. */
 const FEWEST_ROWS = 256;
 
@@ -91,10 +89,10 @@ export function feedForward(
   const { 0: first, 2: second } = parts.net.parts;
   const forward = (x: Tensor) => second(hidden.activate(first.parts.proj(x)));
   const rowBytes = 4 * inner * hidden.widths;
-  const mostRows = Math.max(FEWEST_ROWS, Math.floor(HIDDEN_BYTES / rowBytes));
   return module(parts, (x: Tensor) => {
     const rows = sizeOf(x.shape) / width;
-    if (!graphPurpose().inference || rows <= mostRows) return forward(x);
+    const mostRows = Math.max(FEWEST_ROWS, Math.floor(graphPurpose().hiddenBytes / rowBytes));
+    if (rows <= mostRows) return forward(x);
     const pieces = split(reshape(x, [rows, width]), pieceSizes(rows, mostRows), 0);
     return reshape(concat(pieces.map(forward), 0), [...x.shape.slice(0, -1), outputs]);
   });

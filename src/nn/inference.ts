@@ -1,19 +1,24 @@
-/**
- * What a graph is built for. A graph that is differentiated keeps what its layers compute between; one that only draws pictures need not, and
- * layers over many tokens then work in pieces.
- */
+// What a graph is built for: one that is differentiated keeps what its layers compute between; where it only draws pictures,
+// layers over many tokens work in pieces.
 
 interface Purpose {
   /** Whether the graph is not differentiated. */
   readonly inference: boolean;
   /** The most bytes of scores that an attention holds at once. */
   readonly scoreBytes: number;
+  /** The most bytes of a feed-forward layer's first values that are held at once. */
+  readonly hiddenBytes: number;
 }
 
-let purpose: Purpose = { inference: false, scoreBytes: Number.POSITIVE_INFINITY };
+const EVERYTHING = Number.POSITIVE_INFINITY;
+let purpose: Purpose = { inference: false, scoreBytes: EVERYTHING, hiddenBytes: EVERYTHING };
 
 /** The most that an attention's scores take in {@link forInference}. */
 const INFERENCE_SCORES = 256 * 2 ** 20;
+/** The same of feed-forward layers: measured, fewer are no slower. */
+const INFERENCE_HIDDEN = 8 * 2 ** 20;
+/** Each piece unpacks rounded weights anew. */
+const ROUNDED_HIDDEN = 64 * 2 ** 20;
 
 /** What the graph that is built just now is for. */
 export function graphPurpose(): Purpose {
@@ -40,9 +45,11 @@ export function withScoreLimit<T>(bytes: number, build: () => T): T {
 
 /**
  * Runs `build` for a graph that is not differentiated: attention over many tokens then uses operators that never hold all
- * its scores, where the target has them, and pieces of scores elsewhere; feed-forward layers hold the hidden values of some tokens
- * at a time.
+ * its scores, where the target has them, and pieces of scores elsewhere; feed-forward layers take some tokens at a time.
+ *
+ * @param options.rounded whether the weights of its linear layers will be in few bits
  */
-export function forInference<T>(build: () => T): T {
-  return within({ inference: true, scoreBytes: Math.min(purpose.scoreBytes, INFERENCE_SCORES) }, build);
+export function forInference<T>(build: () => T, { rounded = false }: { readonly rounded?: boolean } = {}): T {
+  const scoreBytes = Math.min(purpose.scoreBytes, INFERENCE_SCORES);
+  return within({ inference: true, scoreBytes, hiddenBytes: rounded ? ROUNDED_HIDDEN : INFERENCE_HIDDEN }, build);
 }

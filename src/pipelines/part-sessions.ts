@@ -1,7 +1,14 @@
 import type { HostTensor } from "../core/host-tensor.ts";
 import { input, type Tensor } from "../graph/index.ts";
 import { type ModelWeights, placedWeights } from "../io/index.ts";
-import { type Bind, bindWeights, type Weighted, type WeightSource } from "../models/index.ts";
+import {
+  type Bind,
+  bindRounded,
+  bindWeights,
+  linearWeights,
+  type Weighted,
+  type WeightSource,
+} from "../models/index.ts";
 import { forInference } from "../nn/index.ts";
 import type { Device, DeviceName, Feeds, Session } from "../runtime/index.ts";
 import { isLarge, openNetwork, turn } from "./open-network.ts";
@@ -11,6 +18,12 @@ export interface ComputeOptions {
   readonly device?: DeviceName | "auto";
   /** Default: one for each core. */
   readonly threads?: number;
+}
+
+/** What is asked of a large network beside that. */
+export interface PartOptions extends ComputeOptions {
+  /** Bits to which the weights of its linear layers are rounded when it is loaded; default: not at all. CPU only. */
+  readonly quantize?: 4 | 8;
 }
 
 /** A network of a pipeline and where its weights are, not read yet. */
@@ -62,7 +75,7 @@ export interface PartSessions {
 }
 
 /** Sessions of one network, opened when a shape is first needed; idle ones beyond a few are closed again. */
-export function partSessions(part: Part, { device: asked = "cpu", threads }: ComputeOptions = {}): PartSessions {
+export function partSessions(part: Part, { device: asked = "cpu", threads, quantize }: PartOptions = {}): PartSessions {
   const open = new Map<string, { readonly session: Promise<Session>; users: number }>();
   const large = isLarge(part.network);
   let chosen: Device | undefined;
@@ -71,10 +84,13 @@ export function partSessions(part: Part, { device: asked = "cpu", threads }: Com
     const { weights, externalData } = await placed(part.weights);
     const stored = bindWeights(part.network, weights, { what: part.weights.source });
     await turn();
-    const bind = change ? change.apply(stored) : stored;
+    const changed = change ? change.apply(stored) : stored;
     const inputs = Object.entries(feeds).map(([name, { shape, dtype }]) => [name, input(name, shape, dtype)] as const);
-    const outputs = forInference(() => graph(Object.fromEntries(inputs)));
+    const outputs = forInference(() => graph(Object.fromEntries(inputs)), { rounded: quantize !== undefined });
     await turn();
+    const bind = quantize
+      ? bindRounded(part.network, changed, linearWeights(part.network, Object.values(outputs)), { bits: quantize })
+      : changed;
     const start = (device: DeviceName | "auto", known: DeviceName | "auto") =>
       openNetwork(outputs, { name: part.name, bind, known, large, steady, device, threads, externalData });
     if (chosen) return start(chosen.name, chosen.name);

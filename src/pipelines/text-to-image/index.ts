@@ -61,14 +61,17 @@ export async function textToImagePipeline(
   path: string,
   options: TextToImageOptions = {},
 ): Promise<TextToImagePipeline> {
+  checkQuantize(options);
   const refiner = options.refiner === undefined ? undefined : await refinerPipeline(options);
   const model = withRefiner(await openTextToImage(path, options), refiner?.model);
   const { family } = model;
-  const text = textEncoders(model, options);
-  const denoiser = partSessions(model.denoiser, options);
-  const vae = latentSpace(model, options);
-  const control = model.controlNet && partSessions(model.controlNet, options);
-  const previews = model.previewVae && previewDecoder(model.previewVae, options);
+  const { device, threads, quantize } = options;
+  const compute = { device, threads };
+  const text = textEncoders(model, { ...compute, quantize });
+  const denoiser = partSessions(model.denoiser, { ...compute, quantize });
+  const vae = latentSpace(model, compute);
+  const control = model.controlNet && partSessions(model.controlNet, compute);
+  const previews = model.previewVae && previewDecoder(model.previewVae, compute);
   const colours = measuredColours(family.colours);
   const adapters = adapterLoader(model);
   const free = async (part: { close(): Promise<void> }) => {
@@ -93,7 +96,7 @@ export async function textToImagePipeline(
     batch: Math.min(request.batch, picturesOf(request).length),
     guided: contrastOf(family, request) > 1,
     refined: refines(request, model) !== undefined,
-    ...{ size, tile: request.vaeTile, lowMemory: options.lowMemory ?? false },
+    ...{ size, tile: request.vaeTile, lowMemory: options.lowMemory ?? false, quantize },
   });
   /** The tokens that maps are made of: those of the first encoder. */
   const promptTable = (picture: PictureWords, request: ResolvedRequest) =>
@@ -299,8 +302,21 @@ export async function textToImagePipeline(
 
 /** The pipeline of a model that goes on with another's latents; it computes where that does. */
 function refinerPipeline(options: TextToImageOptions) {
-  const { refiner, device, threads, variant, hub, lowMemory, memoryLimit, embeddings } = options;
+  const { refiner, device, threads, variant, hub, lowMemory, memoryLimit, embeddings, quantize } = options;
   return textToImagePipeline(refiner!, {
-    ...{ device, threads, variant, lowMemory, memoryLimit, embeddings, hub: partHub(hub) },
+    ...{ device, threads, variant, lowMemory, memoryLimit, embeddings, quantize, hub: partHub(hub) },
   });
+}
+
+function checkQuantize({ quantize, device = "cpu" }: TextToImageOptions): void {
+  if (quantize === undefined) return;
+  if (![4, 8].includes(quantize)) {
+    throw new UserError(`Weights of ${quantize} bits were asked for; 4 and 8 are there.`, { field: "quantize" });
+  }
+  if (device !== "cpu") {
+    throw new UserError(`Rounded weights run on the CPU, not on ${device}.`, {
+      hint: 'Leave out `quantize`, or choose the device "cpu".',
+      field: "quantize",
+    });
+  }
 }

@@ -21,9 +21,13 @@ export interface MemoryNeeds {
   readonly size: readonly [number, number];
   readonly tile: number | undefined;
   readonly lowMemory: boolean;
+  /** Bits of the linear layers of the denoising network and of T5. */
+  readonly quantize?: 4 | 8;
 }
 
 const BYTES = 4;
+/** Rounded weights that share a scale. */
+const QUANTIZED_BLOCK = 32;
 
 /**
  * An estimate from below of what a run takes. Of the autoencoder: six pictures of its finest states, whose upper half is
@@ -38,10 +42,13 @@ export function memoryEstimate(model: TextToImageModel, needs: MemoryNeeds): Mem
     return { weights, states, total: weights + states };
   }
   const { denoiser, vae, textEncoders, controlNet, factor, family } = model;
-  const { batch, guided, size, tile, lowMemory } = needs;
+  const { batch, guided, size, tile, lowMemory, quantize } = needs;
   const [height, width] = size;
-  const texts = textEncoders.reduce((sum, { part }) => sum + weightBytes(part), 0);
-  const denoising = weightBytes(denoiser) + (controlNet ? weightBytes(controlNet) : 0);
+  const texts = textEncoders.reduce(
+    (sum, { part, quantizable }) => sum + weightBytes(part, quantizable ? quantize : undefined),
+    0,
+  );
+  const denoising = weightBytes(denoiser, quantize) + (controlNet ? weightBytes(controlNet) : 0);
   const parts = [texts, denoising, weightBytes(vae)];
   const weights = lowMemory ? Math.max(...parts) : parts.reduce((sum, one) => sum + one, 0);
 
@@ -77,11 +84,13 @@ function availableMemory(): number {
   return constrained > 0 ? Math.min(constrained, totalmem()) : totalmem();
 }
 
-function weightBytes({ weights }: Part): number {
+/** Of rounded weights each matrix counts: nearly all are linear layers'. */
+function weightBytes({ weights }: Part, bits?: 4 | 8): number {
+  const ofMatrices = bits ? bits / 8 + BYTES / QUANTIZED_BLOCK : BYTES;
   const names = "bound" in weights ? [...weights.bound.keys()] : [...weights.tensors.keys()];
   return names.reduce((sum, name) => {
     const stored = "bound" in weights ? weights.bound.get(name) : weights.tensors.get(name);
-    return sum + sizeOf(stored!.shape) * BYTES;
+    return sum + sizeOf(stored!.shape) * (stored!.shape.length === 2 ? ofMatrices : BYTES);
   }, 0);
 }
 

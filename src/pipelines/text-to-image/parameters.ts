@@ -14,6 +14,7 @@ const OPENED = ["vae", "controlNet", "tokenizer", "refiner", "variant", "revisio
 export interface OpenedWith extends Readonly<Partial<Record<(typeof OPENED)[number], string>>> {
   /** Words of one's own, each a path or `word=path`. */
   readonly embeddings?: readonly string[];
+  readonly quantize?: 4 | 8;
 }
 
 /** How a picture was made. */
@@ -57,9 +58,11 @@ export function readPictureNotes(notes: Readonly<Record<string, string>>): Pictu
   if (own && typeof own.request === "object" && own.request !== null) {
     const request = own.request as TextToImageRequestInput;
     const texts = (value: unknown) => Array.isArray(value) && value.every((each) => typeof each === "string");
-    const opened = Object.entries(own.opened ?? {}).filter(([name, value]) =>
-      name === "embeddings" ? texts(value) : OPENED.includes(name as never) && typeof value === "string",
-    );
+    const opened = Object.entries(own.opened ?? {}).filter(([name, value]) => {
+      if (name === "embeddings") return texts(value);
+      if (name === "quantize") return value === 4 || value === 8;
+      return OPENED.includes(name as never) && typeof value === "string";
+    });
     return {
       ...(typeof own.model === "string" ? { model: own.model } : {}),
       ...(opened.length > 0 ? { opened: Object.fromEntries(opened) } : {}),

@@ -12,6 +12,11 @@ import type { PictureWords, TextToImageRequest, TextToImageRequestInput } from "
 import type { DroppedText, TextEncoders } from "./text.ts";
 
 export interface TextToImageOptions extends ComputeOptions, OpenModelOptions {
+  /**
+   * Rounds the weights of the linear layers of the denoising network, and of T5, to so many bits when they are loaded: less
+   * memory for a small error. On the CPU only.
+   */
+  readonly quantize?: 4 | 8;
   /** Frees each network before the next one is loaded, at the price of loading it again for the next batch. */
   readonly lowMemory?: boolean;
   /** Bytes of memory that a run may take; one that takes more is refused. Default: what the machine has. */

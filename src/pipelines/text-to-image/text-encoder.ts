@@ -17,6 +17,8 @@ import { type PromptReading, type ReadPrompt, type TokenChunk, tokenChunks } fro
 /** A text encoder with the tokenizer that belongs to it. */
 export interface TextEncoder {
   readonly part: Part;
+  /** Whether it is large and bears rounded weights: CLIP is neither. */
+  readonly quantizable: boolean;
   readonly tokenizer: TextTokenizer;
   /** Gives its network words that it was not trained with. */
   readonly change?: WeightChange;
@@ -47,6 +49,7 @@ export function clipEncoder(
   const length = Math.min(tokenizer.maxLength ?? positions, positions);
   return {
     part: { name, network, weights: stored.weights },
+    quantizable: false,
     tokenizer,
     ...(embeddings.length > 0 ? { change: { key: "new words", apply } } : {}),
     width: { states, pooled: projected ? projection : states },
@@ -91,6 +94,7 @@ export function t5TextEncoder(
   const network = t5Encoder(stored.config);
   return {
     part: { name, network, weights: stored.weights },
+    quantizable: true,
     tokenizer,
     width: { states: network.config.d_model },
     read(text, { textLength = length } = {}) {

@@ -1,6 +1,6 @@
 import { float32, sizeOf } from "../../core/host-tensor.ts";
 import type { Samples } from "../../diffusion/index.ts";
-import { type ComputeOptions, partSessions, type WeightChange } from "../part-sessions.ts";
+import { type PartOptions, partSessions, type WeightChange } from "../part-sessions.ts";
 import type { TextToImageModel } from "./model.ts";
 import { type PromptTable, promptTokens } from "./prompt-tokens.ts";
 import type { TextEncoder } from "./text-encoder.ts";
@@ -56,9 +56,11 @@ const KEPT = 32;
 /** Opens the text encoders of a model. */
 export function textEncoders(
   { textEncoders: encoders, family }: Pick<TextToImageModel, "textEncoders" | "family">,
-  compute: ComputeOptions,
+  { quantize, ...compute }: PartOptions,
 ): TextEncoders {
-  const sessions = encoders.map(({ part }) => partSessions(part, compute));
+  const sessions = encoders.map(({ part, quantizable }) =>
+    partSessions(part, { ...compute, quantize: quantizable ? quantize : undefined }),
+  );
   const known = new Map<string, Promise<EncodedText>>();
   const textFor = (texts: TextForEach, i: number) => texts[numberOf(encoders[i]!) - 1]!;
 
