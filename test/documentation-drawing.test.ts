@@ -95,7 +95,7 @@ test("the pages' code is right TypeScript", async () => {
 
 describe("a table that names fields and options", () => {
   const requests = Object.keys(allegory.textToImageRequest.shape);
-  const OPTIONS = ["controlNet", "embeddings", "lowMemory", "refiner", "vae"];
+  const OPTIONS = ["controlNet", "embeddings", "lowMemory", "quantize", "refiner", "vae"];
   test.each([
     ["stable-diffusion.md", /^\| .*`--/, 3, 15, requests],
     ["text-to-image.md", /^\| .*`--/, 3, 7, requests],
