@@ -1,14 +1,16 @@
-import { beforeEach, describe, expect, test, vi } from "vitest";
+import { describe, expect, test } from "vitest";
 import { zeros } from "../core/host-tensor.ts";
 import { openSession } from "./node-session.ts";
 import { smallModel } from "./small-model.ts";
-import * as hosts from "./worker-host.ts";
+import type { WorkerHost } from "./worker-host.ts";
+import { returnWorker, takeWorker } from "./worker-pool.ts";
 
-vi.mock("./worker-host.ts", { spy: true });
-const started = vi.mocked(hosts.startWorker);
-beforeEach(() => {
-  started.mockClear();
-});
+/** The thread that the next session will have: the one that was returned last. */
+async function nextThread(): Promise<WorkerHost> {
+  const host = takeWorker("probe");
+  await returnWorker(host, 0);
+  return host;
+}
 
 /** A session that keeps `size` numbers. */
 async function openKeeping(size: number, name: string) {
@@ -25,10 +27,14 @@ async function openKeeping(size: number, name: string) {
 
 describe("the thread of a closed session", () => {
   test("serves the next one, which knows nothing of it", async () => {
+    const thread = await nextThread();
     await (await openKeeping(4, "first")).close();
-    const before = started.mock.calls.length;
+    expect(await nextThread()).toBe(thread);
     const second = await openKeeping(2, "second");
-    expect(started.mock.calls.length).toBe(before);
+    // It has that thread: another would be next otherwise.
+    const other = takeWorker("other");
+    expect(other).not.toBe(thread);
+    await other.terminate();
     await second.run({});
     expect((await second.read("w")).shape).toEqual([2]);
     await expect(second.profile()).rejects.toThrow("second: open the session with the option profile");
@@ -44,12 +50,16 @@ describe("the thread of a closed session", () => {
   });
 
   test("ends where it holds much memory", async () => {
-    // As many at once as are kept, and one more: the last is in a new thread.
-    const small = await Promise.all(Array.from({ length: 5 }, (_, i) => openKeeping(1, `small ${i}`)));
+    const thread = await nextThread();
     const large = await openKeeping(2 ** 25, "large");
-    const { value: host } = started.mock.results.at(-1)! as { value: hosts.WorkerHost };
     await large.close();
-    expect(host.alive).toBe(false);
-    await Promise.all(small.map((session) => session.close()));
+    expect(thread.alive).toBe(false);
+    expect(await nextThread()).not.toBe(thread);
+  });
+
+  test("ends where enough are kept", async () => {
+    const threads = Array.from({ length: 6 }, (_, i) => takeWorker(`thread ${i}`));
+    for (const thread of threads) await returnWorker(thread, 0);
+    expect(threads.filter(({ alive }) => alive)).toHaveLength(4);
   });
 });
