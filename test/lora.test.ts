@@ -6,6 +6,7 @@ import { input, type Tensor, toOnnx } from "../src/graph/index.ts";
 import { convertFloat } from "../src/io/index.ts";
 import {
   type Bind,
+  bindRounded,
   bindTextEmbeddings,
   bindWeights,
   clipText,
@@ -149,6 +150,17 @@ test("several adapters at once, each with its scale, fused and switchable, are t
   expect(both.scales("unet")).toEqual({ "lora.first": 0.8, "lora.second": -0.6 });
   const fused = await run({ change: (network, bind) => both.fuse("unet", network, bind) });
   expect(largest(fused, expected)).toBeLessThan(1e-5);
+
+  // Rounded afterwards, as the changed weights by hand are, not before.
+  const rounded = (network: ReturnType<typeof unet>, bind: Bind) =>
+    bindRounded(network, bind, [...ATTENTION.map((layer) => `${layer}.weight`)], { bits: 8, blockSize: 16 });
+  const roundedByHand = await run({
+    values: changed(changed(weights, first, 0.8), second, (-0.6 * 5) / 2),
+    change: rounded,
+  });
+  const roundedFused = await run({ change: (network, bind) => rounded(network, both.fuse("unet", network, bind)) });
+  expect(largest(roundedFused, roundedByHand)).toBeLessThan(1e-4);
+  expect(largest(roundedByHand, expected)).toBeGreaterThan(1e-4);
 
   const switchable = (one: number, two: number) =>
     run({

@@ -250,22 +250,10 @@ function openModel(
   flags: GenerateFlags,
   console: { readonly io: Console; readonly signal: AbortSignal },
 ): Promise<TextToImagePipeline> {
-  const { vae, controlNet, tokenizer, refiner, embeddings, variant, lowMemory = false, quantize, revision } = flags;
+  const { vae, controlNet, tokenizer, refiner, embeddings, variant, lowMemory, quantize, revision } = flags;
+  const parts = { vae, controlNet, tokenizer, refiner, embeddings, variant };
   return withDownloads({ ...console, revision }, (hub) =>
-    textToImagePipeline(model, {
-      ...{
-        ...computeOptions(flags),
-        hub,
-        vae,
-        controlNet,
-        tokenizer,
-        refiner,
-        embeddings,
-        variant,
-        lowMemory,
-        quantize,
-      },
-    }),
+    textToImagePipeline(model, { ...computeOptions(flags), ...parts, hub, lowMemory, quantize }),
   );
 }
 

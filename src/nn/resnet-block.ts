@@ -80,6 +80,7 @@ export function resnetBlock(
     } else h = norm2(spread ? add(h, spread) : h);
     h = conv2(dropout(activate(h)));
     if (conv_shortcut) input = conv_shortcut(input);
+    // ONNX Runtime computes what stands last first: the shortcut, after which the block's input need not be kept.
     const sum = add(h, input);
     return outputScale === 1 ? sum : mul(sum, 1 / outputScale);
   });
