@@ -60,6 +60,29 @@ describe("Stable Diffusion", () => {
     expect(alone!.float.shape).toEqual([3, 24, 24]);
   });
 
+  test("guidance in turn asks twice as often with half the states, for the same picture", async () => {
+    const calls: number[] = [];
+    const draw = async (more: object) => {
+      let drawn: Float32Array | undefined;
+      for await (const state of pipe.stream({ ...quick, seed: 8, ...more })) {
+        if (!state.images) continue;
+        drawn = state.images[0]!.float.data;
+        calls.push(state.calls);
+      }
+      return drawn!;
+    };
+    const together = await draw({});
+    expect(farthest(await draw({ guidanceInTurn: true }), together)).toBeLessThan(1e-4);
+    expect(calls[1]).toBe(2 * calls[0]!);
+    const partly = { guidanceInterval: [1, 5] } as const;
+    expect(farthest(await draw({ ...partly, guidanceInTurn: true }), await draw(partly))).toBeLessThan(1e-4);
+    expect(farthest(await draw(partly), together)).toBeGreaterThan(1e-3);
+    const large = { ...quick, width: 2048, height: 2048, vaeTile: 64 };
+    const states = async (request: object) => (await pipe.memory({ ...large, ...request })).states;
+    expect(await states({ guidanceInTurn: true })).toBe(await states({ guidance: 1 }));
+    expect(await states({ guidanceInTurn: true })).toBeLessThan(await states({}));
+  });
+
   test("one random source for all pictures is diffusers' single generator", async () => {
     const request = { ...quick, count: 2, batch: 2 };
     const images = await pipe.generate(request, { random: seeded(5) });

@@ -47,6 +47,16 @@ test("it goes with batches, guidance in part of the steps, samplers of two calls
   }
 });
 
+test("with guidance in turn each half uses its own states, also where guidance was off for a while", async () => {
+  for (const more of [{}, { guidanceInterval: [0, 3] as [number, number] }, { sampler: "heun" as const }]) {
+    const cached = { ...more, stepCache: 3 };
+    const [exact, inTurn] = [await draw(more), await draw({ ...cached, guidanceInTurn: true })];
+    expect(distance(inTurn, exact)).toBeGreaterThan(1e-4);
+    expect(distance(inTurn, exact)).toBeLessThan(0.03);
+    expect(distance(inTurn, await draw(cached))).toBeLessThan(1e-4);
+  }
+});
+
 test.each<[Partial<TextToImageRequestInput>, string, RegExp]>([
   [{ stepCache: 1 }, "stepCache", /at least 2/],
   [{ stepCacheDepth: 1 }, "stepCacheDepth", /without `stepCache`/],

@@ -8,11 +8,20 @@ import type { controlOf } from "./control.ts";
 import type { Family } from "./family.ts";
 import { type Seamless, seamlessJob } from "./seamless.ts";
 import type { BatchStart } from "./source.ts";
-import { deepState, type StepCache, shallowFeeds, withDeepState } from "./step-cache.ts";
+import {
+  deepState,
+  type StepCache,
+  type StepCacheOptions,
+  shallowFeeds,
+  stepCache,
+  withDeepState,
+} from "./step-cache.ts";
 
 export interface DenoiseOptions {
   readonly conditions: GuidedConditions;
   readonly guidance: GuidanceOptions;
+  /** Asks with and without the prompt one after the other, not in one batch: less memory. */
+  readonly inTurn: boolean;
   /** What an inpainting network sees beside the latents. */
   readonly seen: BatchStart["seen"];
   readonly signal: AbortSignal | undefined;
@@ -20,22 +29,47 @@ export interface DenoiseOptions {
   /** What a control network adds at a call. */
   readonly control: ReturnType<typeof controlOf> | undefined;
   readonly seamless: Seamless;
-  /** Deep states that are used again. */
-  readonly cache: StepCache | undefined;
+  /** How deep states are used again. */
+  readonly cache: StepCacheOptions | undefined;
   /** What keeps the attention to the text, of calls of the whole network. */
   readonly attention: AttentionRecord | undefined;
   /** Is told of each call. */
   readonly onCall: () => void;
 }
 
-/** The denoising network as a sampler's: guided where the request says so, with both conditions in one batch. */
+/** What is asked of the network at a call. */
+interface Asked {
+  readonly given: Conditions;
+  readonly seen: BatchStart["seen"];
+  readonly cache: StepCache | undefined;
+  /** Whether nothing of it is used. */
+  readonly anew?: boolean;
+  /** Whether the prompts are among the conditions, so that it matters where the network looks. */
+  readonly prompted: boolean;
+}
+
+/** The denoising network as a sampler's: guided where the request says so, with both conditions in one batch or in turn. */
 export function guidedNetwork(
   { predict }: Family,
   sessions: PartSessions,
-  { conditions, guidance, seen, signal, change, control, seamless, cache, attention, onCall }: DenoiseOptions,
+  {
+    conditions,
+    guidance,
+    inTurn,
+    seen,
+    signal,
+    change,
+    control,
+    seamless,
+    attention,
+    onCall,
+    ...options
+  }: DenoiseOptions,
 ): Network {
   const { positive, negative } = conditions;
-  const both = negative && joined(negative, positive);
+  const both = negative && !inTurn ? joined(negative, positive) : undefined;
+  const newCache = () => options.cache && stepCache(options.cache);
+  const [cache, cacheWithout] = [newCache(), newCache()];
   const seenTwice = both &&
     seen && { mask: joinBatch([seen.mask, seen.mask]), kept: joinBatch([seen.kept, seen.kept]) };
 
@@ -45,11 +79,10 @@ export function guidedNetwork(
 
   const run = async (
     [latents, timestep, at]: Parameters<Network>,
-    given: Conditions,
-    inpainting: BatchStart["seen"],
+    { given, seen: inpainting, cache, anew, prompted }: Asked,
   ): Promise<Samples> => {
     const n = latents.shape[0]!;
-    const kept = cache?.at(at, n);
+    const kept = anew ? undefined : cache?.at(at, n);
     const residuals = kept ? undefined : await control?.({ latents, timestep, conditions: given, signal }, at);
     const common = {
       latents,
@@ -78,15 +111,23 @@ export function guidedNetwork(
         };
     onCall();
     const said = (await sessions.run(seamlessJob(job, seamless), { signal, change, keep })) as Record<string, Samples>;
-    if (said.deep) cache!.keep({ deep: said.deep, residuals });
-    if (said.attention) attention!.add(said.attention);
+    if (said.deep) cache!.keep({ deep: said.deep, residuals }, at);
+    if (said.attention && prompted) attention!.add(said.attention);
     return said.output!;
   };
 
+  const withPrompt: Asked = { given: positive, seen, cache, prompted: true };
   return async (x, timestep, at) => {
-    if (!both || !guides(guidance, at.level)) return run([x, timestep, at], positive, seen);
-    const said = await run([joinBatch([x, x]), timestep, at], both, seenTwice);
-    const [unconditional, conditional] = cutBatch(said, 2);
+    if (!negative || !guides(guidance, at.level)) return run([x, timestep, at], withPrompt);
+    if (!both) {
+      // Where one half has nothing to use again, neither has the other: guidance would enlarge the difference.
+      const anew = cacheWithout?.at(at, x.shape[0]!) === undefined;
+      const half = { given: negative, seen, cache: cacheWithout, anew, prompted: false };
+      const without = await run([x, timestep, at], half);
+      return guide(await run([x, timestep, at], { ...withPrompt, anew }), without, guidance);
+    }
+    const asked = { given: both, seen: seenTwice, cache, prompted: true };
+    const [unconditional, conditional] = cutBatch(await run([joinBatch([x, x]), timestep, at], asked), 2);
     return guide(conditional!, unconditional!, guidance);
   };
 }

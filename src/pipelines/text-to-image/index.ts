@@ -46,7 +46,6 @@ import {
 } from "./request.ts";
 import { mustTile, tilingMultiple } from "./seamless.ts";
 import { encodeSource, NOTHING_SEEN, readControl, readSource, startOfBatch } from "./source.ts";
-import { stepCache } from "./step-cache.ts";
 import { partHub } from "./stored-part.ts";
 import { textEncoders } from "./text.ts";
 
@@ -94,7 +93,7 @@ export async function textToImagePipeline(
 
   const memoryNeeds = (request: ResolvedRequest, size: readonly [number, number]) => ({
     batch: Math.min(request.batch, picturesOf(request).length),
-    guided: contrastOf(family, request) > 1,
+    guided: contrastOf(family, request) > 1 && !request.guidanceInTurn,
     refined: refines(request, model) !== undefined,
     ...{ size, tile: request.vaeTile, lowMemory: options.lowMemory ?? false, quantize },
   });
@@ -175,7 +174,8 @@ export async function textToImagePipeline(
       const looks = level === undefined ? undefined : attentionRecord(latentSize, level, batch.length);
       const network = guidedNetwork(family, denoiser, {
         ...{ seamless, attention: looks },
-        cache: every === undefined ? undefined : stepCache({ every, depth, first: from }),
+        cache: every === undefined ? undefined : { every, depth, first: from },
+        inTurn: request.guidanceInTurn,
         ...{ conditions, guidance, seen: begin.seen, signal, change: changes(model.denoiser.name) },
         control:
           model.controlNet &&

@@ -71,6 +71,7 @@ export function mustFit(model: TextToImageModel, needs: MemoryNeeds, limit = ava
   const wishes = [
     ...(needs.lowMemory ? [] : ["open the model with `lowMemory`"]),
     ...(needs.batch > 1 ? ["lower `batch`"] : []),
+    ...(needs.guided ? ["give `guidanceInTurn`"] : []),
     ...(states > weights / 4 ? ["draw smaller pictures", ...(needs.tile ? [] : ["give `vaeTile`"])] : []),
   ];
   throw new UserError(

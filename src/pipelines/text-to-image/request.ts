@@ -53,6 +53,10 @@ export const textToImageRequest = z.strictObject({
     .tuple([z.number().min(0), z.number().min(0)])
     .optional()
     .describe("guide only between these two noise levels, sigma per unit of signal"),
+  guidanceInTurn: z
+    .boolean()
+    .default(false)
+    .describe("ask with and without the prompt one after the other, not in one batch: less memory, slower"),
   weights: z.boolean().default(false).describe("read (word:1.3), (word) and [word] in prompts as weights"),
   textLength: whole(1)
     .max(512)

@@ -14,8 +14,8 @@ export interface StepCache {
   readonly depth: number;
   /** What a call uses again; undefined where the whole network runs. */
   at(call: Call, batch: number): Kept | undefined;
-  /** What the whole network said, for the calls to come. */
-  keep(kept: Kept): void;
+  /** What the whole network said at a call, for the calls to come. */
+  keep(kept: Kept, call: Call): void;
 }
 
 /** What is used again. */
@@ -36,14 +36,16 @@ export interface StepCacheOptions {
 
 /** The cache of one run. Of samplers with several calls in a step, all of its calls are whole or shallow. */
 export function stepCache({ every, depth, first }: StepCacheOptions): StepCache {
-  let kept: Kept | undefined;
+  let last: { readonly kept: Kept; readonly step: number } | undefined;
   return {
     depth,
-    at: ({ step }, batch) =>
-      // With and without guidance batches differ: a state of one is none of the other.
-      (step - first) % every === 0 || kept?.deep.shape[0] !== batch ? undefined : kept,
-    keep(next) {
-      kept = next;
+    at({ step }, batch) {
+      // With and without guidance batches differ: a state of one is none of the other. Where guidance was off for a while it is old.
+      const fits = last?.kept.deep.shape[0] === batch && step - last.step < every;
+      return fits && (step - first) % every !== 0 ? last!.kept : undefined;
+    },
+    keep(kept, { step }) {
+      last = { kept, step };
     },
   };
 }
