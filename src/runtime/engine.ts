@@ -42,7 +42,7 @@ export async function openEngine({ model, options }: Requests["open"]): Promise<
 
   const ahead = await computeAhead(options.ahead ?? [], async (bytes, once) => {
     // What is run once needs no optimizing: that would do the same work a second time.
-    const plain = once ? ({ optimization: "disabled", memoryPattern: false, arena: false } as const) : {};
+    const plain = once ? ({ optimization: "disabled", memoryPattern: false } as const) : {};
     const marked = device.name === "cpu";
     const session = await load(bytes, { ...options, ...plain }, device.name, marked, undefined);
     return { session, inPlace: marked };
