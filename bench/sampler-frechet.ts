@@ -24,10 +24,10 @@ import {
 } from "./frechet-table.ts";
 import { digestOf, readLines, writeLine } from "./measured-lines.ts";
 
-/** All but those for distilled networks; and two of the best with other spreads of their steps. */
+/** All but those for distilled networks; and two with another spread of their steps. */
 const DEFAULT_SAMPLERS = [
   ...Object.keys(SAMPLERS).filter((name) => name !== "lcm" && name !== "tcd"),
-  ...["dpm++2m:trailing", "dpm++2m:karras", "unipc:trailing", "heun:karras"],
+  ...["dpm++2m:karras", "heun:karras"],
 ];
 
 const number = (text: string) => {
