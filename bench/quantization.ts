@@ -3,15 +3,19 @@ import { float32, type HostTensor, sizeOf } from "../src/core/host-tensor.ts";
 import { seeded } from "../src/core/random.ts";
 import { input } from "../src/graph/index.ts";
 import { readModelFolder } from "../src/io/index.ts";
-import { type Bind, bindRounded, bindWeights, linearWeights, type StoredWeight } from "../src/models/index.ts";
+import {
+  type Bind,
+  bindRounded,
+  bindWeights,
+  bytesPerRounded,
+  linearWeights,
+  type StoredWeight,
+} from "../src/models/index.ts";
 import { forInference } from "../src/nn/index.ts";
 import { openNetwork } from "../src/pipelines/open-network.ts";
 import { median } from "./measure.ts";
 import { residentMb, type Sd15Options, stopwatch, weightsFolder } from "./sd15.ts";
 import { sd15Unet } from "./sd15-weights.ts";
-
-/** Weights of a row that share a scale. */
-const BLOCK = 32;
 
 /**
  * The linear layers of Stable Diffusion 1.5's U-Net in 8 and 4 bits against float32: relative error of the result, bytes of
@@ -62,9 +66,9 @@ export async function benchQuantization(options: Sd15Options): Promise<object> {
   const full = await measure(plain, 4 * total);
   const rows: object[] = [{ weights: "float32", ...columns(full, 0) }];
   for (const bits of [8, 4] as const) {
-    const rounded = bindRounded(network, plain, chosen, { bits, blockSize: BLOCK });
-    const found = await measure(rounded, total * (bits / 8 + 4 / BLOCK), built(true));
-    rows.push({ weights: `${bits} bits, blocks of ${BLOCK}`, ...columns(found, relative(found.data, full.data)) });
+    const rounded = bindRounded(network, plain, chosen, { bits });
+    const found = await measure(rounded, total * bytesPerRounded({ bits }), built(true));
+    rows.push({ weights: `${bits} bits`, ...columns(found, relative(found.data, full.data)) });
   }
   return { batch, threads, linear_layers: chosen.length, rows };
 }

@@ -51,6 +51,7 @@ export type { PixArt, PixArtConfig, PixArtInputs } from "./pixart.ts";
 export {
   bindPacked,
   bindRounded,
+  bytesPerRounded,
   linearWeights,
   packedBytes,
   type QuantizeOptions,

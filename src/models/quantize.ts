@@ -4,6 +4,9 @@ import { type PackedMatrix, type Tensor, topological } from "../graph/index.ts";
 import { namedParameters } from "../nn/module.ts";
 import type { Bind, Weighted } from "./weights.ts";
 
+/** Weights of a row that share a scale, unless another number is asked for. */
+const BLOCK_SIZE = 32;
+
 /** How weights are stored in few bits. */
 export interface QuantizeOptions {
   readonly bits?: 4 | 8;
@@ -38,7 +41,7 @@ export function linearWeights(network: Weighted, outputs: Iterable<Tensor>): str
  */
 export function quantizeMatrix(
   matrix: HostTensor<"float32">,
-  { bits = 4, blockSize = 32 }: QuantizeOptions = {},
+  { bits = 4, blockSize = BLOCK_SIZE }: QuantizeOptions = {},
 ): PackedMatrix {
   checkBlockSize(blockSize);
   const [n, k] = matrix.shape as [number, number];
@@ -105,7 +108,7 @@ export function bindRounded(
   network: Weighted,
   bind: Bind,
   names: readonly string[],
-  { bits = 4, blockSize = 32 }: QuantizeOptions = {},
+  { bits = 4, blockSize = BLOCK_SIZE }: QuantizeOptions = {},
 ): Bind {
   checkBlockSize(blockSize);
   const parameters = namedParameters(network);
@@ -114,6 +117,11 @@ export function bindRounded(
     const of = bind(leaf);
     return of && rounded.has(leaf) ? { kind: "rounded", bits, blockSize, of } : of;
   };
+}
+
+/** Bytes that a weight takes in few bits, with its share of the block's scale. */
+export function bytesPerRounded({ bits = 4, blockSize = BLOCK_SIZE }: QuantizeOptions = {}): number {
+  return bits / 8 + 4 / blockSize;
 }
 
 /** Bytes of a packed matrix. */

@@ -1,6 +1,7 @@
 import { totalmem } from "node:os";
 import { UserError } from "../../core/errors.ts";
 import { sizeOf } from "../../core/host-tensor.ts";
+import { bytesPerRounded } from "../../models/index.ts";
 import type { Part } from "../part-sessions.ts";
 import type { TextToImageModel } from "./model.ts";
 
@@ -26,8 +27,6 @@ export interface MemoryNeeds {
 }
 
 const BYTES = 4;
-/** Rounded weights that share a scale. */
-const QUANTIZED_BLOCK = 32;
 
 /**
  * An estimate from below of what a run takes. Of the autoencoder: six pictures of its finest states, whose upper half is
@@ -87,7 +86,7 @@ function availableMemory(): number {
 
 /** Of rounded weights each matrix counts: nearly all are linear layers'. */
 function weightBytes({ weights }: Part, bits?: 4 | 8): number {
-  const ofMatrices = bits ? bits / 8 + BYTES / QUANTIZED_BLOCK : BYTES;
+  const ofMatrices = bits ? bytesPerRounded({ bits }) : BYTES;
   const names = "bound" in weights ? [...weights.bound.keys()] : [...weights.tensors.keys()];
   return names.reduce((sum, name) => {
     const stored = "bound" in weights ? weights.bound.get(name) : weights.tensors.get(name);
