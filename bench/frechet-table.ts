@@ -28,12 +28,20 @@ export interface RealRow {
   readonly frechet: number;
 }
 
-/** What must agree between places that are compared. */
-export type Comparison = Pick<FrechetRow, "model" | "count" | "seed" | "guidance">;
+/** A column of the table: so many calls, and the pictures that each of its places is measured with. */
+export type Column = Pick<FrechetRow, "calls" | "count">;
+
+/** What must agree between all places of the table. Pictures may be fewer in another column, not in the same. */
+export type Comparison = Pick<FrechetRow, "model" | "seed" | "guidance">;
 
 /** Whether a place belongs to a comparison. */
 export function belongs(row: FrechetRow, to: Comparison): boolean {
-  return row.model === to.model && row.count === to.count && row.seed === to.seed && row.guidance === to.guidance;
+  return row.model === to.model && row.seed === to.seed && row.guidance === to.guidance;
+}
+
+/** Whether a place belongs to a column. */
+export function isIn(row: Column, column: Column): boolean {
+  return row.calls === column.calls && row.count === column.count;
 }
 
 const PART: MarkedPart = { name: "sampler-frechet", writer: "bench/sampler-frechet.ts" };
@@ -44,40 +52,71 @@ export function withTable(page: string, table: string): string {
 }
 
 /**
- * The Fréchet distances as markdown: samplers by calls, the best of 20 calls first. Bold is within 10 % of DDPM with
- * its most calls, the rest of the page's yardstick.
+ * The Fréchet distances as markdown: samplers by calls, the best of 20 calls first. The first column's number of
+ * pictures is the table's; columns of others say so. Bold is within 10 % of the yardstick: DDPM with its most calls,
+ * measured with as many pictures (which need not be a place of the table).
  */
-export function frechetTable(rows: readonly FrechetRow[], real: RealRow | undefined): string {
-  if (rows.length === 0) return "Nothing was measured yet.";
-  const calls = [...new Set(rows.map((row) => row.calls))].sort((a, b) => a - b);
-  const names = [...new Set(rows.map(nameOf))];
-  const at = (name: string, count: number) => rows.find((row) => nameOf(row) === name && row.calls === count);
-  const reference = rows
-    .filter((row) => nameOf(row) === "ddpm")
-    .reduce<FrechetRow | undefined>((most, row) => (most && most.calls > row.calls ? most : row), undefined);
-  const sortedBy = calls.includes(20) ? 20 : calls[0]!;
+export function frechetTable(
+  rows: readonly FrechetRow[],
+  reals: readonly RealRow[],
+  columns: readonly Column[],
+): string {
+  const shown = columns.filter((column) => rows.some((row) => isIn(row, column)));
+  if (shown.length === 0) return "Nothing was measured yet.";
+  const counts = [...new Set(shown.map(({ count }) => count))];
+  const yardsticks = new Map(counts.map((count) => [count, yardstickOf(rows, count)]));
+  const cells = rows.filter((row) => shown.some((column) => isIn(row, column)));
+  const names = [...new Set(cells.map(nameOf))];
+  const at = (name: string, column: Column) => cells.find((row) => nameOf(row) === name && isIn(row, column));
+  const sortedBy = shown.find(({ calls }) => calls === 20) ?? shown[0]!;
   const order = (name: string) => at(name, sortedBy)?.frechet ?? Number.POSITIVE_INFINITY;
   names.sort((a, b) => order(a) - order(b));
   const cell = (row: FrechetRow | undefined) => {
     if (!row) return "";
-    const text = row.frechet.toPrecision(3);
-    return reference && row.frechet <= 1.1 * reference.frechet ? `**${text}**` : text;
+    const yardstick = yardsticks.get(row.count);
+    return yardstick && row.frechet <= 1.1 * yardstick.frechet ? `**${short(row)}**` : short(row);
   };
-  const first = rows[0]!;
-  const head = ["sampler", ...calls.map((count) => `${count} calls`)];
+  const main = counts[0]!;
+  const head = shown.map(({ calls, count }) => `${calls} calls${count === main ? "" : `, ${count} digits`}`);
+  const { guidance } = cells[0]!;
   const lines = [
-    `Fréchet distance of ${first.count} drawn digits to the 10,000 real test digits, in the features of the digit`,
-    `classifier; smaller is better.${real ? ` As many real training digits have ${real.frechet.toPrecision(3)}.` : ""}${
-      reference ? ` Bold: at most 10 % above ddpm with ${reference.calls} calls.` : ""
-    }${first.guidance === 1 ? "" : ` Guidance ${first.guidance}.`} A solver of two calls a step takes half the steps.`,
+    `Fréchet distance of ${main} drawn digits to the 10,000 real test digits, in the features of the digit classifier;`,
+    `smaller is better. ${marksOf(main, reals, yardsticks)}${guidance === 1 ? "" : ` Guidance ${guidance}.`} A solver of two calls`,
+    "a step takes half the steps.",
+    ...counts
+      .slice(1)
+      .map((count) => `Of ${count} digits, all distances are larger. ${marksOf(count, reals, yardsticks)}`),
     "",
-    `| ${head.join(" | ")} |`,
-    `|---|${calls.map(() => "--:|").join("")}`,
-    ...names.map((name) => `| \`${name}\` | ${calls.map((count) => cell(at(name, count))).join(" | ")} |`),
-    `| *milliseconds a picture* | ${calls.map((count) => milliseconds(rows, count)).join(" | ")} |`,
+    `| sampler | ${head.join(" | ")} |`,
+    `|---|${shown.map(() => "--:|").join("")}`,
+    ...names.map((name) => `| \`${name}\` | ${shown.map((column) => cell(at(name, column))).join(" | ")} |`),
+    `| *milliseconds a picture* | ${shown.map((column) => milliseconds(cells, column)).join(" | ")} |`,
   ];
   return lines.join("\n");
 }
+
+/** DDPM with the most calls that were measured with so many pictures. */
+function yardstickOf(rows: readonly FrechetRow[], count: number): FrechetRow | undefined {
+  return rows
+    .filter((row) => nameOf(row) === "ddpm" && row.count === count)
+    .reduce<FrechetRow | undefined>((most, row) => (most && most.calls > row.calls ? most : row), undefined);
+}
+
+/** What distances of so many pictures are to be held against, in words. */
+function marksOf(
+  count: number,
+  reals: readonly RealRow[],
+  yardsticks: ReadonlyMap<number, FrechetRow | undefined>,
+): string {
+  const real = reals.find((row) => row.count === count);
+  const yardstick = yardsticks.get(count);
+  return [
+    ...(real ? [`As many real training digits have ${short(real)}.`] : []),
+    ...(yardstick ? [`Bold: at most 10 % above \`ddpm\` with ${yardstick.calls} calls, ${short(yardstick)}.`] : []),
+  ].join(" ");
+}
+
+const short = ({ frechet }: { readonly frechet: number }) => frechet.toPrecision(3);
 
 /** `dpm++2m`, or `dpm++2m:karras` with a spread. */
 export function nameOf({ sampler, spread }: Pick<FrechetRow, "sampler" | "spread">): string {
@@ -85,9 +124,9 @@ export function nameOf({ sampler, spread }: Pick<FrechetRow, "sampler" | "spread
 }
 
 /** The fastest of the samplers: they make the same number of calls, and the others shared the machine more. */
-function milliseconds(rows: readonly FrechetRow[], calls: number): string {
+function milliseconds(rows: readonly FrechetRow[], column: Column): string {
   const times = rows
-    .filter((row) => row.calls === calls)
-    .map(({ seconds, count, used }) => ((1000 * seconds) / count) * (calls / used));
+    .filter((row) => isIn(row, column))
+    .map(({ seconds, count, used }) => ((1000 * seconds) / count) * (column.calls / used));
   return `${Number(Math.min(...times).toPrecision(2))}`;
 }

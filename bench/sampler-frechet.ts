@@ -15,9 +15,11 @@ import { type DigitClassifier, judgeDigits, openDigitClassifier } from "../src/m
 import { chooseSampler, type UnconditionalPipeline, unconditionalPipeline } from "../src/pipelines/index.ts";
 import {
   belongs,
+  type Column,
   type Comparison,
   type FrechetRow,
   frechetTable,
+  isIn,
   nameOf,
   type RealRow,
   withTable,
@@ -35,7 +37,12 @@ const number = (text: string) => {
   if (!(value > 0)) throw new InvalidArgumentError("a positive number is needed");
   return value;
 };
-const numbers = (text: string) => text.split(",").map(number);
+/** `250`, or `1000:200` for another number of digits. */
+const columnsOf = (text: string) =>
+  text.split(",").map((column): Partial<Column> & Pick<Column, "calls"> => {
+    const [calls, count] = column.split(":").map(number) as [number, number?];
+    return count === undefined ? { calls } : { calls, count };
+  });
 
 const command = new Command("sampler-frechet")
   .argument("<folder>", "a run, or a pipeline folder in diffusers' layout")
@@ -45,8 +52,13 @@ const command = new Command("sampler-frechet")
     (text) => text.split(","),
     DEFAULT_SAMPLERS,
   )
-  .option("--calls <list>", "network calls", numbers, [5, 10, 20, 50, 100, 250, 1000])
-  .option("--count <n>", "digits in each place", number, 512)
+  .option(
+    "--calls <list>",
+    "network calls, with another number of digits as calls:digits",
+    columnsOf,
+    columnsOf("5,10,20,50,100,250,1000"),
+  )
+  .option("--count <n>", "digits in a place", number, 512)
   .option("--guidance <n>", "weight of classifier-free guidance", number, 1)
   .option("--seed <n>", "seed of the first digit", Number, 0)
   .option("--batch <n>", "digits the network sees at once", number, 64)
@@ -58,7 +70,7 @@ const command = new Command("sampler-frechet")
 
 interface Flags {
   readonly samplers: readonly string[];
-  readonly calls: readonly number[];
+  readonly calls: ReturnType<typeof columnsOf>;
   readonly count: number;
   readonly guidance: number;
   readonly seed: number;
@@ -70,10 +82,9 @@ interface Flags {
 }
 
 /** A place that can be drawn: the most steps whose calls are not more than allowed. */
-interface Place {
+interface Place extends Column {
   readonly sampler: SamplerName;
   readonly spread?: GridName;
-  readonly calls: number;
   readonly steps: number;
   readonly used: number;
 }
@@ -85,6 +96,7 @@ interface Judge {
 }
 
 const flags = command.opts<Flags>();
+const columns = flags.calls.map(({ calls, count = flags.count }): Column => ({ calls, count }));
 try {
   await measure(command.args[0]!);
 } catch (error) {
@@ -94,33 +106,33 @@ try {
 }
 
 async function measure(folder: string): Promise<void> {
-  const { count, seed, guidance, threads } = flags;
+  const { seed, guidance, threads } = flags;
   const started = performance.now();
   const minutes = () => (performance.now() - started) / 60_000;
   const pipe = await unconditionalPipeline(folder, { threads });
-  const comparison: Comparison = { model: await digestOf(pipe.folder.weights.files), count, seed, guidance };
+  const comparison: Comparison = { model: await digestOf(pipe.folder.weights.files), seed, guidance };
   const lines = await readLines<FrechetRow | RealRow>(flags.out);
   const rows = lines.filter((line): line is FrechetRow => !("real" in line) && belongs(line, comparison));
-  let real = lines.find((line): line is RealRow => "real" in line && line.count === count);
-  const todo = placesOf(pipe).filter(
-    (place) => !rows.some((row) => nameOf(row) === nameOf(place) && row.calls === place.calls),
-  );
+  const reals = lines.filter((line): line is RealRow => "real" in line);
+  const todo = missingOf(pipe, rows);
   process.stderr.write(`${rows.length} places are there, ${todo.length} to draw\n`);
   const judge = await openJudge(threads);
   try {
-    if (!real) {
-      real = { real: true, count, frechet: (await judged(judge, judge.training(count))).frechet };
+    for (const count of new Set(columns.map((column) => column.count))) {
+      if (reals.some((real) => real.count === count)) continue;
+      const real = { real: true, count, frechet: (await judged(judge, judge.training(count))).frechet } as const;
+      reals.push(real);
       await writeLine(flags.out, real);
     }
-    if (todo.length > 0) await pipe.generate({ ...drawing(), sampler: "euler", steps: 1 }); // opens the session
-    let secondsPerCall = 0;
+    if (todo[0]) await pipe.generate({ ...drawing(todo[0]), sampler: "euler", steps: 1 }); // opens the session
+    let secondsPerDigit = 0;
     for (const [i, place] of todo.entries()) {
       const left = flags.minutes - minutes();
-      if ((place.used * secondsPerCall) / 60 > left || left <= 0) continue;
-      process.stderr.write(`[${i + 1}/${todo.length}] ${nameOf(place)}, ${place.used} calls\n`);
+      if ((place.used * place.count * secondsPerDigit) / 60 > left || left <= 0) continue;
+      process.stderr.write(`[${i + 1}/${todo.length}] ${nameOf(place)}, ${place.used} calls, ${place.count} digits\n`);
       const row = await draw(pipe, judge, place, comparison);
       if (!row) continue;
-      secondsPerCall = row.seconds / row.used;
+      secondsPerDigit = row.seconds / row.used / row.count;
       rows.push(row);
       await writeLine(flags.out, row);
     }
@@ -128,31 +140,31 @@ async function measure(folder: string): Promise<void> {
     await judge.classifier.close();
     await pipe.close();
   }
-  const missing = placesOf(pipe).length - rows.length;
+  const missing = missingOf(pipe, rows).length;
   if (missing > 0) process.stderr.write(`${missing} places are left; the same command continues\n`);
-  const table = frechetTable(rows, real);
+  const table = frechetTable(rows, reals, columns);
   process.stderr.write(`\n${table}\n`);
   if (flags.table) await writeFileAtomically(flags.table, withTable(await readFile(flags.table, "utf8"), table));
 }
 
-/** What all places are drawn with: the classes in turn. */
-function drawing() {
-  const { count, seed, guidance, batch } = flags;
+/** What a place is drawn with: the classes in turn. */
+function drawing({ count }: Place) {
+  const { seed, guidance, batch } = flags;
   return { count, seed, guidance, batch };
 }
 
 async function draw(
   pipe: UnconditionalPipeline,
   judge: Judge,
-  { calls, ...place }: Place,
+  place: Place,
   comparison: Comparison,
 ): Promise<FrechetRow | undefined> {
   const { sampler, spread, steps } = place;
   const started = performance.now();
   try {
-    const images = await pipe.generate({ ...drawing(), sampler, spread, steps });
+    const images = await pipe.generate({ ...drawing(place), sampler, spread, steps });
     const seconds = Number(((performance.now() - started) / 1000).toFixed(2));
-    return { ...comparison, ...place, calls, ...(await judged(judge, images)), seconds };
+    return { ...comparison, ...place, ...(await judged(judge, images)), seconds };
   } catch (error) {
     // A network that overflows at few steps is a finding about the sampler; the others go on.
     process.stderr.write(`  ${messageOf(error)}\n`);
@@ -178,6 +190,11 @@ async function openJudge(threads: number | undefined) {
   return { classifier, features, training: (count: number) => first(train, count) };
 }
 
+/** The places that are not measured yet. */
+function missingOf(pipe: UnconditionalPipeline, rows: readonly FrechetRow[]): Place[] {
+  return placesOf(pipe).filter((place) => !rows.some((row) => nameOf(row) === nameOf(place) && isIn(row, place)));
+}
+
 /** Every place that the samplers can draw, in the order they are drawn in. */
 function placesOf(pipe: UnconditionalPipeline): Place[] {
   const places = flags.samplers.flatMap((text): Place[] => {
@@ -193,18 +210,18 @@ function placesOf(pipe: UnconditionalPipeline): Place[] {
         throw error;
       }
     };
-    return flags.calls.flatMap((calls): Place[] => {
+    return columns.flatMap(({ calls, count }): Place[] => {
       const { callsPerStep } = SAMPLERS[sampler];
       // One step more than fits by its calls a step: the last step of some has one call less.
       for (let steps = Math.floor(calls / callsPerStep) + 1; steps > 0; steps--) {
         const used = callsOf(steps);
         if (used !== undefined && used <= calls)
-          return [{ sampler, ...(spread ? { spread } : {}), calls, steps, used }];
+          return [{ sampler, ...(spread ? { spread } : {}), calls, count, steps, used }];
       }
       return [];
     });
   });
-  const most = Math.max(...flags.calls);
+  const most = Math.max(...columns.map(({ calls }) => calls));
   const turn = ({ sampler, spread, calls }: Place) =>
     sampler === "ddpm" && spread === undefined && calls === most ? 20.5 : calls;
   return places.sort((a, b) => turn(a) - turn(b));

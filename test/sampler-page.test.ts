@@ -36,6 +36,8 @@ const row = (sampler: string, calls: number, frechet: number, more: Partial<Frec
   ...more,
 });
 
+const columns = [5, 20, 1000].map((calls) => ({ calls, count: 100 }));
+
 test("the table of distances marks what is near the reference, best at 20 calls first", () => {
   const rows = [
     row("ddpm", 20, 9),
@@ -44,7 +46,8 @@ test("the table of distances marks what is near the reference, best at 20 calls 
     row("dpm++2m", 20, 2.2, { spread: "karras" }),
     row("dpm++2m", 5, 3.456),
   ];
-  const lines = frechetTable(rows, { real: true, count: 100, frechet: 0.51234 }).split("\n");
+  const reals = [{ real: true, count: 100, frechet: 0.51234 }] as const;
+  const lines = frechetTable(rows, reals, columns).split("\n");
   expect(lines.slice(-7)).toEqual([
     "| sampler | 5 calls | 20 calls | 1000 calls |",
     "|---|--:|--:|--:|",
@@ -54,8 +57,34 @@ test("the table of distances marks what is near the reference, best at 20 calls 
     "| `dpm++2m` | 3.46 |  |  |",
     "| *milliseconds a picture* | 5 | 20 | 1000 |",
   ]);
-  expect(lines.join(" ")).toContain("real training digits have 0.512.");
-  expect(frechetTable([], undefined)).toBe("Nothing was measured yet.");
+  expect(lines.join(" ")).toContain(
+    "real training digits have 0.512. Bold: at most 10 % above `ddpm` with 1000 calls, 2.00.",
+  );
+  expect(frechetTable([], [], columns)).toBe("Nothing was measured yet.");
+});
+
+test("a column of fewer pictures has its own yardstick", () => {
+  const few = { count: 40 };
+  const rows = [
+    ...[row("ddpm", 20, 2), row("ddpm", 1000, 2.4), row("heun", 20, 2.5)],
+    ...[row("ddpm", 1000, 5, few), row("heun", 1000, 5.6, few), row("euler", 1000, 5.4, few)],
+  ];
+  const reals = [
+    { real: true, count: 100, frechet: 1 },
+    { real: true, count: 40, frechet: 3 },
+  ] as const;
+  const lines = frechetTable(rows, reals, [columns[1]!, { calls: 1000, count: 40 }]).split("\n");
+  expect(lines.slice(0, 4).join(" ")).toMatch(
+    /of 100 drawn.*have 1.00\..*with 1000 calls, 2.40\..*Of 40 digits.*have 3.00\..*5.00\./,
+  );
+  expect(lines.slice(-6)).toEqual([
+    "| sampler | 20 calls | 1000 calls, 40 digits |",
+    "|---|--:|--:|",
+    "| `ddpm` | **2.00** | **5.00** |",
+    "| `heun` | **2.50** | 5.60 |",
+    "| `euler` |  | **5.40** |",
+    "| *milliseconds a picture* | 20 | 2500 |",
+  ]);
 });
 
 test("the table goes between its marks and can be written again; a page without them is refused", () => {
@@ -67,10 +96,10 @@ test("the table goes between its marks and can be written again; a page without 
   expect(() => withTable("no marks", "")).toThrow(/needs the lines/);
 });
 
-test("only places of one network, count, seed and guidance are compared", () => {
+test("only places of one network, seed and guidance are compared", () => {
   const place = row("ddpm", 5, 1);
   expect(belongs(place, place)).toBe(true);
-  for (const other of [{ model: "n" }, { count: 99 }, { seed: 1 }, { guidance: 2 }]) {
+  for (const other of [{ model: "n" }, { seed: 1 }, { guidance: 2 }]) {
     expect(belongs(place, { ...place, ...other })).toBe(false);
   }
 });
