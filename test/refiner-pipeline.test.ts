@@ -128,6 +128,29 @@ test("latents are handed over by hand, and nothing is refined where that is aske
   expect(farthest(drawn[0]!.float.data, plain!.float.data)).toBeGreaterThan(1e-3);
 });
 
+test("guidance in turn and rounded weights are the refiner's too", async () => {
+  const guided = { ...quick, guidance: 3, negativePrompt: "blurry", refineFrom: 0.5 };
+  const [inTurn] = await both.generate({ ...guided, guidanceInTurn: true });
+  const [together] = await both.generate(guided);
+  expect(farthest(inTurn!.float.data, together!.float.data)).toBeLessThan(1e-5);
+
+  const compute = { threads: 1, quantize: 4 } as const;
+  const paths = { base: join(folder, "base"), refiner: join(folder, "refiner") };
+  const roundedBase = await pipeline("text-to-image", paths.base, compute);
+  const roundedRefiner = await pipeline("text-to-image", paths.refiner, compute);
+  const exactRefiner = await pipeline("text-to-image", paths.refiner, { threads: 1 });
+  const rounded = await pipeline("text-to-image", paths.base, { ...compute, refiner: paths.refiner });
+  let latents: Samples | undefined;
+  const part = { ...guided, refineFrom: undefined };
+  for await (const { x } of roundedBase.stream({ ...part, denoisingEnd: 0.5 }, { latentsOnly: true })) latents = x;
+  const [byHand] = await roundedRefiner.generate({ ...part, latents, denoisingStart: 0.5 });
+  const [exact] = await exactRefiner.generate({ ...part, latents, denoisingStart: 0.5 });
+  const [drawn] = await rounded.generate(guided);
+  expect(farthest(drawn!.float.data, byHand!.float.data)).toBeLessThan(1e-5);
+  expect(farthest(drawn!.float.data, exact!.float.data)).toBeGreaterThan(1e-4);
+  for (const pipe of [roundedBase, roundedRefiner, exactRefiner, rounded]) await pipe.close();
+});
+
 test("the refiner is told sizes and how much a picture pleases", async () => {
   const image = hostImage(16, 12, 3, new Uint8Array(576).fill(90));
   const given = { prompt: "a cat", image, guidance: 2 };
