@@ -83,7 +83,7 @@ export function denoiser(network: Network, options: DenoiserOptions): Denoiser {
     const scale = scaleInput === undefined ? 1 : 1 / Math.sqrt(alpha * alpha * scaleInput * scaleInput + sigma * sigma);
     const input = scale === 1 ? x : float32(x.shape, combine([scale], [x.data]));
     const said = await network(input, level.timestep, { ...call, level });
-    mustBeFinite(said.data, level, call);
+    mustBeFinite(said.data, x, level, call);
     const { output, variance } = learnsVariance ? splitChannels(said, x) : { output: said.data, variance: undefined };
     if (output.length !== x.data.length) {
       throw new UserError(`The network answered ${describeShape(x.shape)} with ${describeShape(said.shape)}.`, {
@@ -133,6 +133,18 @@ function weigh([ofX, ofOutput]: readonly [number, number], x: Float32Array, outp
   return ofX === 0 && ofOutput === 1 ? output : combine([ofX, ofOutput], [x, output]);
 }
 
+/**
+ * A network that also predicts a variance, for samplers that draw none: the half of its channels that predicts the
+ * noise. An output of the input's shape is taken as it is.
+ */
+export function withoutVariance(network: Network): Network {
+  return async (x, timestep, at) => {
+    const said = await network(x, timestep, at);
+    if (said.shape[1] !== 2 * (x.shape[1] ?? 1)) return said;
+    return { ...x, data: splitChannels(said, x).output };
+  };
+}
+
 /** Splits `[batch, 2·channels, …]` into the prediction and the variance, both of the shape of x. */
 function splitChannels(said: Samples, x: Samples): { output: Float32Array; variance: Float32Array } {
   const doubled = [x.shape[0]!, 2 * (x.shape[1] ?? 1), ...x.shape.slice(2)];
@@ -152,13 +164,24 @@ function splitChannels(said: Samples, x: Samples): { output: Float32Array; varia
   return { output, variance };
 }
 
-function mustBeFinite(output: Float32Array, level: Level, { step, steps }: Call): void {
+function mustBeFinite(output: Float32Array, x: Samples, level: Level, { step, steps }: Call): void {
   invariant(output instanceof Float32Array, "a network must answer with float32 numbers");
-  for (let i = 0; i < output.length; i++) {
-    if (Number.isFinite(output[i]!)) continue;
-    throw new UserError(
-      `The network's output holds ${output[i]} in step ${step + 1} of ${steps} (timestep ${level.timestep}, σ ${level.sigma}).`,
-      { hint: "Its weights may be damaged or its activations too large for half precision: try dtype fp32." },
-    );
+  const bad = firstNonFinite(output);
+  if (bad === undefined) return;
+  const where = `in step ${step + 1} of ${steps} (timestep ${level.timestep}, σ ${level.sigma})`;
+  const given = firstNonFinite(x.data);
+  if (given !== undefined) {
+    throw new UserError(`The network was given ${given} ${where}.`, {
+      hint: "It is not the network's doing: look at the x or the picture that the run began with.",
+    });
   }
+  throw new UserError(`The network's output holds ${bad} ${where}.`, {
+    hint: "Its weights may be damaged or its activations too large for half precision: try dtype fp32.",
+  });
+}
+
+/** The first NaN or infinity, if there is one. */
+export function firstNonFinite(data: Float32Array): number | undefined {
+  for (let i = 0; i < data.length; i++) if (!Number.isFinite(data[i]!)) return data[i]!;
+  return undefined;
 }

@@ -20,16 +20,41 @@ export interface SpacingOptions {
 
 /**
  * Timesteps in falling order.
+ *
+ * Where diffusers' rounding repeats a timestep, leaves those of training, or makes one more than was asked for (trailing
+ * spacing of 61 steps has 62 there, the last of them −1), this does not: it keeps the number of steps, or throws.
+ *
  * @param count how many
  * @param trained how many training timesteps there are
+ * @throws UserError on `steps` when so many do not fit, or when leading spacing would leave out the noisiest fifth of the
+ *   timesteps; the hint names the nearest number that can be taken
  */
 export function spacedTimesteps(
   spacing: Spacing,
   count: number,
   trained: number,
-  { offset = 0, last = trained, end = "ends", fractional = false }: SpacingOptions = {},
+  options: SpacingOptions = {},
 ): number[] {
   mustFit(count, trained);
+  const timesteps = spaced(spacing, count, trained, options);
+  const reason = wrongWith(timesteps, options.last ?? trained, trained, spacing);
+  if (reason === undefined) return timesteps;
+  let fewer = count - 1;
+  while (fewer > 0 && wrongWith(spaced(spacing, fewer, trained, options), options.last ?? trained, trained, spacing)) {
+    fewer--;
+  }
+  throw new UserError(`${count} steps with ${spacing} spacing ${reason}.`, {
+    hint: `Ask for ${fewer > 0 ? `${fewer} steps` : "other steps"}, or choose another spacing.`,
+    field: "steps",
+  });
+}
+
+function spaced(
+  spacing: Spacing,
+  count: number,
+  trained: number,
+  { offset = 0, last = trained, end = "ends", fractional = false }: SpacingOptions,
+): number[] {
   const points = end === "gap" ? count + 1 : count;
   switch (spacing) {
     case "linspace": {
@@ -47,7 +72,7 @@ export function spacedTimesteps(
       const stride = trained / count;
       // The increment as numpy's arange has it: the difference of its first two values.
       const increment = last - stride - last;
-      const length = Math.ceil(last / stride);
+      const length = Math.min(count, Math.ceil(last / stride));
       return Array.from({ length }, (_, i) => roundHalfEven(last + i * increment) - 1);
     }
     default:
@@ -56,6 +81,20 @@ export function spacedTimesteps(
         field: "timestep_spacing",
       });
   }
+}
+
+/** Why a network cannot be sampled at these timesteps, if it cannot. */
+function wrongWith(timesteps: readonly number[], last: number, trained: number, spacing: Spacing): string | undefined {
+  if (timesteps.some((t, i) => i > 0 && t >= timesteps[i - 1]!)) return "would have a timestep twice";
+  const [first, final] = [timesteps[0]!, timesteps[timesteps.length - 1]!];
+  if (first >= trained || final < 0)
+    return `would need the timestep ${first >= trained ? first : final}, with which no network was trained`;
+  // What leading spacing leaves above by rounding its stride down is more than a stride: x would have to hold a picture.
+  const stride = timesteps.length > 1 ? timesteps[0]! - timesteps[1]! : last;
+  if (spacing === "leading" && last - first > stride + last / 5) {
+    return `would start at timestep ${first} of ${trained}, which is not near pure noise`;
+  }
+  return undefined;
 }
 
 /** Timesteps of ComfyUI's and SGM's "sgm_uniform": evenly from the last training timestep, 0 left out, not rounded. */

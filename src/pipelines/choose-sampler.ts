@@ -3,7 +3,6 @@ import {
   type ConfiguredSampler,
   type GridName,
   namedSampler,
-  namedSchedule,
   type SamplerName,
   type SchedulerConfig,
   samplerFromConfig,
@@ -20,7 +19,7 @@ export function chooseSampler(
   name: SamplerName | undefined,
   spread: GridName | undefined,
 ): ConfiguredSampler {
-  if (name !== undefined) return namedSampler(name, withPortableBetas(config, name), { grid: spread });
+  if (name !== undefined) return namedSampler(name, config, { spread });
   if (spread !== undefined) {
     throw new UserError(`The spread "${spread}" was given without a sampler.`, {
       hint: "Name the sampler it is for, for example euler.",
@@ -28,17 +27,4 @@ export function chooseSampler(
     });
   }
   return samplerFromConfig(config);
-}
-
-/** Shapes of the schedule that only DDPMScheduler knows are handed to the others as numbers. */
-export function withPortableBetas(config: SchedulerConfig, name: SamplerName): SchedulerConfig {
-  const shape = config.beta_schedule;
-  if (name === "ddpm" || (shape !== "sigmoid" && shape !== "laplace")) return config;
-  const { options } = samplerFromConfig(config);
-  const { betas } = namedSchedule(shape, {
-    steps: options.num_train_timesteps as number,
-    start: options.beta_start as number,
-    end: options.beta_end as number,
-  });
-  return { ...config, beta_schedule: "linear", trained_betas: Array.from(betas) };
 }

@@ -18,7 +18,7 @@ import {
   slerp,
 } from "../diffusion/index.ts";
 import { type HostImage, splitPatches, tensorFromImages } from "../io/index.ts";
-import { chooseSampler, withPortableBetas } from "./choose-sampler.ts";
+import { chooseSampler } from "./choose-sampler.ts";
 import { readPicture } from "./picture-input.ts";
 import type { UnconditionalRequest } from "./unconditional-request.ts";
 
@@ -103,11 +103,11 @@ export function samplersFor(
   model: SchedulerConfig,
 ): { readonly sampler: ConfiguredSampler; readonly inverse?: ConfiguredSampler } {
   if (!request.invert) return { sampler: chooseSampler(model, request.sampler, request.spread) };
-  const unclipped = { ...withPortableBetas(model, "ddim"), clip_sample: false, thresholding: false };
+  const unclipped = { ...model, clip_sample: false, thresholding: false };
   const { sampler: name = "ddim", spread = name === "ddim" ? "trailing" : undefined } = request;
   // x0 cannot be read as noise at the level without any.
   const last = { set_alpha_to_one: model.prediction_type !== "sample" };
-  const ddim = namedSampler("ddim", { ...unclipped, ...last }, { grid: "trailing" });
+  const ddim = namedSampler("ddim", { ...unclipped, ...last }, { spread: "trailing" });
   return {
     sampler: name === "ddim" && spread === "trailing" ? ddim : chooseSampler(unclipped, name, spread),
     inverse: samplerFromConfig({ ...ddim.options, _class_name: "DDIMInverseScheduler" }),

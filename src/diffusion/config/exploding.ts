@@ -12,6 +12,9 @@ import { linspace32, sigmasOf } from "../schedule.ts";
 import type { ReadConfig } from "./options.ts";
 import type { PlanParts, PlanRequest } from "./plan.ts";
 import {
+  checkedChurn,
+  checkedSigmas,
+  checkedTimesteps,
   finiteAlphas,
   gridSigmas,
   indexOfTimestep,
@@ -35,6 +38,7 @@ interface SigmaGrid {
 export function planEuler(config: ReadConfig, request: PlanRequest): PlanParts {
   takesOnly(config, request, ["steps", "timesteps", "sigmas", "churn"]);
   const grid = eulerGrid(config, request);
+  const churn = checkedChurn(request.churn);
   const prediction = predictionOf(config, ["epsilon", "sample", "original_sample", "v_prediction"]);
   // Log-linear interpolation makes one σ more than there are steps; the last is not reached.
   const levels = levelsOf(grid).slice(0, grid.timesteps.length + 1);
@@ -50,9 +54,8 @@ export function planEuler(config: ReadConfig, request: PlanRequest): PlanParts {
         return { ...predicted, read: (output, churned) => predicted.read(output, churned, level) };
       };
     },
-    stochastic: request.churn !== undefined,
-    run: (denoise, x, options) =>
-      euler(denoise, x, steps, { ...options, churn: request.churn, churnSteps: grid.sigmas.length - 1 }),
+    stochastic: churn !== undefined,
+    run: (denoise, x, options) => euler(denoise, x, steps, { ...options, churn, churnSteps: grid.sigmas.length - 1 }),
   };
 }
 
@@ -72,6 +75,7 @@ export function planEulerAncestral(config: ReadConfig, request: PlanRequest): Pl
 /** HeunDiscreteScheduler. Timesteps and σ are listed once per call. */
 export function planHeun(config: ReadConfig, request: PlanRequest): PlanParts {
   takesOnly(config, request, ["steps", "timesteps", "churn"]);
+  const churn = checkedChurn(request.churn);
   const grid = sigmaGrid(config, request);
   const prediction = predictionOf(config, ["epsilon", "sample", "v_prediction"]);
   const levels = levelsOf(grid);
@@ -79,10 +83,10 @@ export function planHeun(config: ReadConfig, request: PlanRequest): PlanParts {
   const sigmas = Float32Array.from([...twiceAfterFirst([...grid.sigmas.subarray(0, -1)]), grid.sigmas.at(-1)!]);
   return {
     ...common(config, calls, sigmas, grid.sigmas, levels, prediction),
-    stochastic: request.churn !== undefined,
+    stochastic: churn !== undefined,
     // Churn as Karras et al. have it; diffusers' class has none.
     run: (denoise, x, options) =>
-      heun(denoise, x, stepsBetween(levels), { ...options, churn: request.churn, timestepOf: grid.timestepOf }),
+      heun(denoise, x, stepsBetween(levels), { ...options, churn, timestepOf: grid.timestepOf }),
   };
 }
 
@@ -150,7 +154,7 @@ function eulerGrid(config: ReadConfig, request: PlanRequest): SigmaGrid {
   let timesteps: readonly number[];
   let sigmas: readonly number[];
   if (request.sigmas) {
-    sigmas = request.sigmas.map(Math.fround);
+    sigmas = checkedSigmas(request.sigmas, { endsInZero: true }).map(Math.fround);
     timesteps = sigmas.slice(0, -1).map(timestepOf);
   } else {
     if (request.timesteps && continuous) {
@@ -188,7 +192,7 @@ function timestepsOf(config: ReadConfig, request: PlanRequest): readonly number[
   const { options: o } = config;
   if (request.timesteps) {
     const grid = sigmaGridOf(config);
-    if (!grid) return request.timesteps.map(Math.fround);
+    if (!grid) return checkedTimesteps(request.timesteps, o.num_train_timesteps as number).map(Math.fround);
     throw new UserError(`Custom timesteps cannot be combined with use_${grid}_sigmas.`, { field: "timesteps" });
   }
   return spacedTimesteps(o.timestep_spacing as Spacing, stepsOf(config, request), o.num_train_timesteps as number, {

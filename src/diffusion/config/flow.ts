@@ -8,7 +8,16 @@ import { heun } from "../samplers/heun.ts";
 import { stepsBetween } from "../samplers/sampler.ts";
 import type { ReadConfig } from "./options.ts";
 import type { PlanParts, PlanRequest } from "./plan.ts";
-import { gridSigmas, indexOfTimestep, mixed, sigmaGridOf, stepsOf, takesOnly } from "./shared.ts";
+import {
+  checkedSigmas,
+  checkedTimesteps,
+  gridSigmas,
+  indexOfTimestep,
+  mixed,
+  sigmaGridOf,
+  stepsOf,
+  takesOnly,
+} from "./shared.ts";
 
 /**
  * FlowMatchEulerDiscreteScheduler. A static shift is applied twice, to the training times that the grid's ends come
@@ -34,8 +43,8 @@ export function planFlowEuler(config: ReadConfig, request: PlanRequest): PlanPar
   const shift = o.shift as number;
   const count = given ? given.length : stepsOf(config, request);
   let times: readonly number[];
-  if (request.sigmas) times = request.sigmas.map(Math.fround);
-  else if (request.timesteps) times = request.timesteps.map((t) => Math.fround(t) / T);
+  if (request.sigmas) times = checkedSigmas(request.sigmas, { most: 1 }).map(Math.fround);
+  else if (request.timesteps) times = checkedTimesteps(request.timesteps, T + 1).map((t) => Math.fround(t) / T);
   else times = gridBetweenEnds(T, o.use_dynamic_shifting ? 1 : shift, count);
   times = times.map((u) =>
     o.use_dynamic_shifting

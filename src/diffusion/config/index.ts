@@ -51,6 +51,8 @@ export interface ConfiguredSampler {
   readonly options: Readonly<Record<string, unknown>>;
   /** Options in the configuration that the class does not have; diffusers carries them along. */
   readonly ignored: readonly string[];
+  /** A spread of the steps that no option stands for (`namedSampler`): it is not in the configuration. */
+  readonly spread?: string;
   /** Lays out the levels of a run. What the class does not take is a `UserError` that names it. */
   plan(request: PlanRequest): SamplingPlan;
 }
@@ -69,21 +71,48 @@ export function samplerFromConfig(config: SchedulerConfig): ConfiguredSampler {
     ignored,
     plan(request) {
       const parts = PLANS[className](read, request);
+      const run: SamplingPlan["run"] = (denoise, x, options) => {
+        checkedFirst(options?.first, parts.steps);
+        return parts.run(denoise, x, options);
+      };
       return {
         ...parts,
         className,
         ignored,
-        sample: (network, x, run) => parts.run(parts.denoiser(network), x, run),
+        run,
+        sample: (network, x, options) => run(parts.denoiser(network), x, options),
       };
     },
   };
 }
 
+/** The step a run begins with; with none left, it yields nothing. */
+function checkedFirst(first: number | undefined, steps: number): void {
+  if (first === undefined || (Number.isInteger(first) && first >= 0 && first <= steps)) return;
+  throw new UserError(`A run of ${steps} steps cannot begin with step ${first}.`, {
+    hint: `Give a whole number from 0 to ${steps}.`,
+    field: "first",
+  });
+}
+
 /**
  * The configuration to write next to a model, as diffusers' `save_pretrained` has it: the class and every option.
  * Infinite numbers become strings, which `samplerFromConfig` reads back.
+ * @throws UserError for a spread that diffusers has no option for, and for a class that it does not have
  */
-export function schedulerConfig(sampler: Pick<ConfiguredSampler, "className" | "options">): SchedulerConfig {
+export function schedulerConfig(sampler: Pick<ConfiguredSampler, "className" | "options" | "spread">): SchedulerConfig {
+  if (sampler.spread !== undefined) {
+    throw new UserError(`A scheduler configuration cannot say the spread "${sampler.spread}".`, {
+      hint: "Choose one of linspace, leading, trailing, karras, exponential and beta.",
+      field: "spread",
+    });
+  }
+  if (sampler.className === "EDMHeunScheduler") {
+    throw new UserError("Python's diffusers has no EDMHeunScheduler.", {
+      hint: "Write the configuration of EDMEulerScheduler, which samples the same network.",
+      field: "sampler",
+    });
+  }
   const written = Object.entries(sampler.options).map(([name, value]) => [
     name,
     typeof value === "number" && !Number.isFinite(value) ? String(value) : value,

@@ -11,13 +11,23 @@ import { linspace32 } from "../schedule.ts";
 import { checkedOrder, loweredAtEnd, mustBeOneOf } from "./exponential.ts";
 import type { ReadConfig } from "./options.ts";
 import type { PlanParts, PlanRequest } from "./plan.ts";
-import { checkedTimesteps, indexOfTimestep, limitsOf, mixed, predictionOf, stepsOf, takesOnly } from "./shared.ts";
+import {
+  checkedChurn,
+  checkedTimesteps,
+  indexOfTimestep,
+  limitsOf,
+  mixed,
+  predictionOf,
+  stepsOf,
+  takesOnly,
+} from "./shared.ts";
 
 /** EDMEulerScheduler. Its `sigmas` are places on the σ grid: 0 the largest, 1 the smallest. */
 export function planEdmEuler(config: ReadConfig, request: PlanRequest): PlanParts {
   takesOnly(config, request, ["steps", "sigmas", "churn"]);
   const { options: o } = config;
-  const ramp = request.sigmas ?? linspace(0, 1, stepsOf(config, request));
+  const ramp = request.sigmas ? checkedRamp(request.sigmas) : linspace(0, 1, stepsOf(config, request));
+  const churn = checkedChurn(request.churn);
   const grid =
     o.sigma_schedule === "karras"
       ? karrasAt(ramp, ...endsOf(config), o.rho as number)
@@ -26,9 +36,9 @@ export function planEdmEuler(config: ReadConfig, request: PlanRequest): PlanPart
   const levels = edmLevels(sigmas);
   return {
     ...edm(config, sigmas, levels),
-    stochastic: request.churn !== undefined,
+    stochastic: churn !== undefined,
     run: (denoise, x, options) =>
-      euler(denoise, x, stepsBetween(levels), { ...options, churn: request.churn, churnSteps: sigmas.length - 1 }),
+      euler(denoise, x, stepsBetween(levels), { ...options, churn, churnSteps: sigmas.length - 1 }),
   };
 }
 
@@ -173,6 +183,16 @@ function karras32(ramp: Float32Array, minimum: number, maximum: number, rho: num
 function exponential(config: ReadConfig, count: number): number[] {
   const [minimum, maximum] = endsOf(config);
   return [...linspace32(Math.log(minimum), Math.log(maximum), count)].map(Math.exp).reverse();
+}
+
+/** Places of a grid: from 0, the largest σ, to 1, the smallest. */
+function checkedRamp(ramp: readonly number[]): readonly number[] {
+  const rising = ramp.every((u, i) => u >= 0 && u <= 1 && (i === 0 || u > ramp[i - 1]!));
+  if (ramp.length > 0 && rising) return ramp;
+  throw new UserError("EDMEulerScheduler takes as sigmas places between its largest σ, 0, and its smallest, 1.", {
+    hint: "Give rising numbers from 0 to 1, or a number of steps.",
+    field: "sigmas",
+  });
 }
 
 function endsOf({ options }: ReadConfig): [minimum: number, maximum: number] {

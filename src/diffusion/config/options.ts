@@ -1,4 +1,5 @@
 import { UserError } from "../../core/errors.ts";
+import { checkRanges } from "./ranges.ts";
 
 /** A scheduler configuration in diffusers' form: `_class_name` and the constructor's arguments. */
 export type SchedulerConfig = Readonly<Record<string, unknown>> & { readonly _class_name?: string };
@@ -281,6 +282,7 @@ export function readConfig(config: SchedulerConfig): ReadConfig {
       });
     }
   }
+  checkRanges(className, options);
   return { className, options, ignored };
 }
 

@@ -9,9 +9,12 @@ import type { SchedulerClass } from "./options.ts";
 /** What one run asks of a configured sampler. Which of these a sampler takes depends on its class. */
 export interface PlanRequest {
   readonly steps?: number;
-  /** Custom timesteps in falling order, in the place of a number of steps. */
+  /** Custom timesteps in falling order, among those of training, in the place of a number of steps. */
   readonly timesteps?: readonly number[];
-  /** Custom σ, in the place of a number of steps. */
+  /**
+   * Custom σ in falling order, in the place of a number of steps. EulerDiscreteScheduler takes the one to end at too, 0
+   * usually; flow matching takes times up to 1; EDMEulerScheduler takes rising places on its grid, 0 being the largest σ.
+   */
   readonly sigmas?: readonly number[];
   /** The logarithm of the resolution-dependent shift of flow matching. */
   readonly mu?: number;
@@ -19,7 +22,7 @@ export interface PlanRequest {
   readonly originalSteps?: number;
   /** Where LCM and TCD start, as a share of their timesteps. Others start late by `SamplingRun.first`. */
   readonly strength?: number;
-  /** DDIM: share of fresh noise. TCD: γ. */
+  /** DDIM: share of fresh noise, from 0 to 1. TCD: γ. */
   readonly eta?: number;
   /** DDIM: uses the noise that belongs to the clipped x0. */
   readonly clippedNoise?: boolean;

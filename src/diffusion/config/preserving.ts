@@ -62,6 +62,12 @@ export function planDdim(config: ReadConfig, request: PlanRequest): PlanParts {
   const prediction = predictionOf(config, KINDS);
   mustHaveSignal(prediction, steps);
   const { eta = 0, clippedNoise = false } = request;
+  if (!(eta >= 0 && eta <= 1)) {
+    throw new UserError(`An eta of ${eta} is not possible.`, {
+      hint: "Give a number from 0, no fresh noise, to 1, as much as DDPM.",
+      field: "eta",
+    });
+  }
   return {
     ...common(timesteps, steps, level),
     stochastic: eta > 0,
@@ -142,7 +148,7 @@ export function planPndm(config: ReadConfig, request: PlanRequest): PlanParts {
   const second = grid[1];
   const again = skip && second !== undefined ? { from: level(second + stride), to: level(second) } : undefined;
   const calls = [...start.flatMap((step) => step.calls), ...(again ? [rest[0]!, rest[1]!, ...rest.slice(1)] : rest)];
-  mustHaveSignal(prediction, [...start, ...multistep]);
+  mustHaveSignal("noise", [...start, ...multistep], "PNDM");
   return {
     ...common(calls, [...start.map(({ from, targets }) => ({ from, to: targets[3] })), ...multistep], level),
     stochastic: false,
@@ -178,11 +184,18 @@ function reverseVariance(type: string): ReverseVariance {
   return type as "learned" | "learned_range";
 }
 
-/** With zero terminal SNR the first x is noise alone, and a prediction of the noise says nothing about the image. */
-export function mustHaveSignal(prediction: PredictionKind, steps: readonly Pick<Step, "from">[]): void {
+/**
+ * With zero terminal SNR the first x is noise alone: a prediction of the noise says nothing about the image, and methods
+ * that carry x over as such (PNDM: "noise" whatever its network predicts) divide by the signal.
+ */
+export function mustHaveSignal(
+  prediction: PredictionKind,
+  steps: readonly Pick<Step, "from">[],
+  method = "Noise prediction",
+): void {
   if (prediction !== "noise" || steps.every(({ from }) => from.alpha > 0)) return;
-  throw new UserError("Noise prediction cannot start at a timestep with no signal (zero terminal SNR).", {
-    hint: "Such networks predict v; or start at an earlier timestep, or unset rescale_betas_zero_snr.",
+  throw new UserError(`${method} cannot start at a timestep with no signal (zero terminal SNR).`, {
+    hint: "Such networks predict v, with another sampler than PNDM; or start at an earlier timestep.",
     field: "prediction_type",
   });
 }

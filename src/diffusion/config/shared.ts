@@ -4,8 +4,9 @@ import type { DenoiserOptions } from "../denoiser.ts";
 import { betaSigmas, exponentialSigmas, karrasSigmas } from "../grids.ts";
 import { type Level, levelOfAlphaBar, type PredictionKind } from "../prediction.ts";
 import { checkedTimestep, type Samples } from "../process.ts";
+import type { Churn } from "../samplers/euler.ts";
 import { type BetaSchedule, customSchedule, type NoiseSchedule, namedSchedule } from "../schedule.ts";
-import type { ReadConfig } from "./options.ts";
+import type { ReadConfig, SchedulerClass } from "./options.ts";
 import type { PlanRequest } from "./plan.ts";
 
 /** The noise schedule a configuration describes, or throws where its class cannot have that shape. */
@@ -31,8 +32,7 @@ export function scheduleOf({ className, options }: ReadConfig): NoiseSchedule {
     return customSchedule(o.trained_betas, { zeroTerminalSnr });
   }
   const shape = o.beta_schedule;
-  const only = (shape === "sigmoid" || shape === "laplace") && className !== "DDPMScheduler";
-  if (only || (shape === "exp" && className !== "HeunDiscreteScheduler")) {
+  if (!knowsShape(className, shape)) {
     throw new UserError(`${className} has no beta schedule "${shape}".`, {
       hint: "Accepted are linear, scaled_linear and squaredcos_cap_v2.",
       field: "beta_schedule",
@@ -46,10 +46,17 @@ export function scheduleOf({ className, options }: ReadConfig): NoiseSchedule {
   });
 }
 
+/** Whether a class can be told a shape of β_t by its name. */
+export function knowsShape(className: SchedulerClass, shape: string): boolean {
+  if (shape === "sigmoid" || shape === "laplace") return className === "DDPMScheduler";
+  return shape !== "exp" || className === "HeunDiscreteScheduler";
+}
+
 /** ᾱ for samplers in σ: with zero terminal SNR the last is 2⁻²⁴, since σ would be infinite. */
 export function finiteAlphas(config: ReadConfig): Float32Array {
   const alphas = scheduleOf(config).alphasCumprod;
-  if (config.options.rescale_betas_zero_snr) alphas[alphas.length - 1] = 2 ** -24;
+  const last = alphas.length - 1;
+  if (config.options.rescale_betas_zero_snr || alphas[last] === 0) alphas[last] = 2 ** -24;
   return alphas;
 }
 
@@ -123,7 +130,7 @@ export function indexOfTimestep(timesteps: readonly number[], timestep: number):
   const first = timesteps.indexOf(timestep);
   if (first < 0) {
     throw new UserError(`${timestep} is not a timestep of this plan.`, {
-      hint: `It has ${timesteps.join(", ")}.`,
+      hint: `It has ${listed(timesteps)}.`,
       field: "timestep",
     });
   }
@@ -156,12 +163,43 @@ export function stepsOf({ className, options }: ReadConfig, { steps }: PlanReque
 export function checkedTimesteps(timesteps: readonly number[], trained: number): readonly number[] {
   const falling = timesteps.every((t, i) => i === 0 || t < timesteps[i - 1]!);
   if (timesteps.length === 0 || !falling || timesteps[0]! >= trained || timesteps[timesteps.length - 1]! < 0) {
-    throw new UserError(`The timesteps [${timesteps.join(", ")}] cannot be sampled.`, {
+    throw new UserError(`The timesteps [${listed(timesteps)}] cannot be sampled.`, {
       hint: `Give timesteps in falling order between ${trained - 1} and 0.`,
       field: "timesteps",
     });
   }
   return timesteps;
+}
+
+/** Throws unless σ fall and are positive; the last may be 0 where the class ends there by its σ. */
+export function checkedSigmas(
+  sigmas: readonly number[],
+  { most = Number.POSITIVE_INFINITY, endsInZero = false }: { most?: number; endsInZero?: boolean } = {},
+): readonly number[] {
+  const falling = sigmas.every((sigma, i) => i === 0 || sigma < sigmas[i - 1]!);
+  const last = sigmas[sigmas.length - 1]!;
+  const enough = sigmas.length > (endsInZero ? 1 : 0);
+  if (enough && falling && sigmas[0]! <= most && (last > 0 || (endsInZero && last === 0))) return sigmas;
+  throw new UserError(`The sigmas [${listed(sigmas)}] cannot be sampled.`, {
+    hint: `Give numbers in falling order, ${most < Number.POSITIVE_INFINITY ? `at most ${most} and ` : ""}above 0${
+      endsInZero ? ", and the one to end at, which may be 0" : ""
+    }.`,
+    field: "sigmas",
+  });
+}
+
+/** Throws unless churn can be done: numbers of 0 or more (Karras et al. 2022, Algorithm 2). */
+export function checkedChurn(churn: Churn | undefined): Churn | undefined {
+  for (const [name, value] of Object.entries(churn ?? {})) {
+    if (typeof value === "number" && value >= 0) continue;
+    throw new UserError(`The churn's ${name} is ${value}.`, { hint: "Give numbers of 0 or more.", field: "churn" });
+  }
+  return churn;
+}
+
+/** The first of many numbers, for a message. */
+function listed(values: readonly number[]): string {
+  return values.length > 8 ? `${values.slice(0, 8).join(", ")}, …` : values.join(", ");
 }
 
 /** Throws for what a request asks and the class cannot do: nothing is left out silently. */

@@ -13,7 +13,7 @@ import {
 import { sigmasOf } from "../schedule.ts";
 import type { ReadConfig } from "./options.ts";
 import type { PlanRequest } from "./plan.ts";
-import { checkedTimesteps, finiteAlphas, gridSigmas, sigmaGridOf, stepsOf } from "./shared.ts";
+import { checkedSigmas, checkedTimesteps, finiteAlphas, gridSigmas, sigmaGridOf, stepsOf } from "./shared.ts";
 
 /** The grid of an exponential integrator: timesteps are whole numbers, as diffusers truncates them. */
 export interface SolverGrid {
@@ -34,10 +34,12 @@ export function solverGrid(
   const alphas = finiteAlphas(config);
   const trained = sigmasOf(alphas);
   const count = request.timesteps?.length ?? stepsOf(config, request);
-  const named = sigmaGridOf(config) ?? (o.use_lu_lambdas ? "lu" : o.use_flow_sigmas ? "flow" : null);
-  if (request.timesteps && named && named !== "flow") {
+  const chosen = sigmaGridOf(config);
+  const named = chosen ?? (o.use_lu_lambdas ? "lu" : o.use_flow_sigmas ? "flow" : null);
+  if (request.timesteps && named) {
     throw new UserError(`Custom timesteps cannot be combined with ${named} sigmas.`, { field: "timesteps" });
   }
+  if (chosen && o.use_flow_sigmas) throw notOnFlowPath(config, chosen);
   const shift = flowShift(config, request);
   let timesteps: readonly number[];
   let sigmas: readonly number[];
@@ -88,6 +90,7 @@ export function unipcGrid(config: ReadConfig, request: PlanRequest): SolverGrid 
   const { options: o } = config;
   const flow = o.use_flow_sigmas as boolean;
   const named = sigmaGridOf(config);
+  if (flow && named && named !== "karras") throw notOnFlowPath(config, named);
   if (o.shift_terminal !== null && !flow) {
     throw new UserError("shift_terminal needs use_flow_sigmas.", { field: "shift_terminal" });
   }
@@ -95,6 +98,7 @@ export function unipcGrid(config: ReadConfig, request: PlanRequest): SolverGrid 
     throw new UserError("Dynamic shifting needs mu.", { hint: "Pass mu, the logarithm of the shift.", field: "mu" });
   }
   if (request.sigmas && !flow) throw new UserError("Custom sigmas need use_flow_sigmas.", { field: "sigmas" });
+  if (request.sigmas) checkedSigmas(request.sigmas, { most: 1 });
   const alphas = finiteAlphas(config);
   const trained = sigmasOf(alphas);
   const T = alphas.length;
@@ -133,6 +137,14 @@ export function unipcGrid(config: ReadConfig, request: PlanRequest): SolverGrid 
   }
   const last = o.final_sigmas_type === "zero" ? 0 : smallest;
   return { timesteps: timesteps.map(Math.trunc), sigmas: Float32Array.from([...sigmas, last]) };
+}
+
+/** These σ go up to those of the noise schedule, and times of a flow-matching path to 1. */
+function notOnFlowPath({ className }: ReadConfig, named: string): UserError {
+  return new UserError(`${className} cannot combine use_${named}_sigmas with use_flow_sigmas.`, {
+    hint: `Set one of them${className === "UniPCMultistepScheduler" ? "; karras sigmas can be combined" : ""}.`,
+    field: `use_${named}_sigmas`,
+  });
 }
 
 function flowShift({ className, options: o }: ReadConfig, { mu }: PlanRequest): number {

@@ -1,3 +1,5 @@
+import { UserError } from "../../core/errors.ts";
+import { firstNonFinite } from "../denoiser.ts";
 import type { Level } from "../prediction.ts";
 import type { Samples } from "../process.ts";
 
@@ -39,7 +41,10 @@ export async function finished(run: SamplerRun, x: Samples): Promise<Samples> {
   return last;
 }
 
-/** Builds what is yielded after step `index` (from 0). */
+/**
+ * Builds what is yielded after step `index` (from 0).
+ * @throws UserError when the step itself, and not the network, made x infinite or NaN
+ */
 export function stateAfter(
   index: number,
   steps: number,
@@ -48,6 +53,15 @@ export function stateAfter(
   x: Samples,
   x0: Float32Array,
 ): SamplerState {
+  const bad = firstNonFinite(x.data);
+  if (bad !== undefined) {
+    throw new UserError(
+      `Step ${index + 1} of ${steps}, from σ ${from.sigma} to ${to.sigma}, made ${bad} out of a finite prediction.`,
+      {
+        hint: "The sampler cannot take this step: ask for another number of steps, another spread or another sampler.",
+      },
+    );
+  }
   return {
     step: index + 1,
     steps,

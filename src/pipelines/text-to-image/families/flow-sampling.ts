@@ -26,12 +26,12 @@ export function flowSampling(
   });
   const mu = dynamicShiftMu(patches, Object.fromEntries(numbers));
   const dynamic = scheduler.use_dynamic_shifting === true;
-  const asked = chooseSampler(scheduler, name, spread);
-  const knows = "use_dynamic_shifting" in asked.options;
+  const knows =
+    "use_dynamic_shifting" in chooseSampler({ ...scheduler, use_dynamic_shifting: false }, name, spread).options;
   // The same curve: e^μ stands where the shift does, and with a linear shift μ itself.
   const shift = scheduler.time_shift_type === "linear" ? mu : Math.exp(mu);
-  const sampler =
-    dynamic && !knows ? chooseSampler({ ...scheduler, use_dynamic_shifting: false, shift }, name, spread) : asked;
+  const told = dynamic && !knows ? { ...scheduler, use_dynamic_shifting: false, shift } : scheduler;
+  const sampler = chooseSampler(told, name, spread);
   const euler = sampler.className === "FlowMatchEulerDiscreteScheduler";
   return {
     sampler,
