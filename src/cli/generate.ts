@@ -5,6 +5,7 @@ import { encodeImage, imageGrid, terminalImage, writeFileAtomically } from "../i
 import {
   type OpenedWith,
   REQUEST_KEY,
+  type TextToImageOptions,
   type TextToImagePicture,
   type TextToImagePipeline,
   type TextToImageRequestInput,
@@ -152,7 +153,8 @@ async function generate(
   // A picture's own parts belong to its own model.
   const own = flags.model === undefined || flags.model === like?.model ? like?.opened : undefined;
   const opened: OpenedWith = { ...own, ...openedWith(flags) };
-  const pipe = await openModel(model, { ...flags, ...opened }, { io, signal });
+  const switchableLoras = lorasOf([axes.x, axes.y]);
+  const pipe = await openModel(model, { ...flags, ...opened, switchableLoras }, { io, signal });
   const progress = io.progress();
   const started = performance.now();
   // Of a plot a file for each picture is written only where that is asked for.
@@ -247,14 +249,20 @@ function openedWith(flags: GenerateFlags): OpenedWith {
 
 function openModel(
   model: string,
-  flags: GenerateFlags,
+  flags: GenerateFlags & Pick<TextToImageOptions, "switchableLoras">,
   console: { readonly io: Console; readonly signal: AbortSignal },
 ): Promise<TextToImagePipeline> {
   const { vae, controlNet, tokenizer, refiner, embeddings, variant, lowMemory, quantize, revision } = flags;
-  const parts = { vae, controlNet, tokenizer, refiner, embeddings, variant };
+  const parts = { vae, controlNet, tokenizer, refiner, embeddings, variant, switchableLoras: flags.switchableLoras };
   return withDownloads({ ...console, revision }, (hub) =>
     textToImagePipeline(model, { ...computeOptions(flags), ...parts, hub, lowMemory, quantize }),
   );
+}
+
+/** The LoRAs of a plot of LoRAs: it goes from one to the next without loading the network again. */
+function lorasOf(axes: readonly (RequestAxis | undefined)[]): string[] {
+  const values = axes.flatMap((axis) => (axis?.field === "loras" ? axis.values.map(({ value }) => value) : []));
+  return values.flat() as string[];
 }
 
 /** The values of the axes at a place. */

@@ -37,8 +37,9 @@ export interface Lora {
    * Switchable: in the graph that `build` makes of the network, the layers compute W·x + scale·alpha/rank·up·(down·x), with
    * W left as it is in its file. The scales are inputs, `lora.<adapter's name>` with shape [], to be fed at every run
    * (see {@link Lora.scales}); 0 switches an adapter off.
+   * @param options.partly `build` may leave layers out, and with them inputs whose adapter changes no other
    */
-  branch<T>(part: string, network: Weighted, build: () => T): T;
+  branch<T>(part: string, network: Weighted, build: () => T, options?: { readonly partly?: boolean }): T;
   /** The names of the scale inputs that a switchable network of a component has, with the scales given. */
   scales(part: string): Readonly<Record<string, number>>;
 }
@@ -92,7 +93,7 @@ export function lora(networks: Readonly<Record<string, Weighted>>, uses: readonl
       };
     },
 
-    branch(part, network, build) {
+    branch(part, network, build, options) {
       const branches = new Map<Tensor, LowRank[]>();
       for (const [name, parameter] of parametersFor(of(part), network)) {
         const added = of(part)
@@ -111,7 +112,7 @@ export function lora(networks: Readonly<Record<string, Weighted>>, uses: readonl
           });
         branches.set(parameter.tensor, added);
       }
-      return withLowRank(branches, build);
+      return withLowRank(branches, build, options);
     },
 
     scales(part) {

@@ -20,15 +20,21 @@ export type LowRankBranches = ReadonlyMap<Tensor, readonly LowRank[]>;
 let current: LowRankBranches = new Map();
 let met = new Set<Tensor>();
 
-/** Runs `build` so that the linear layers and convolutions of these weights get their additions in the graph it builds. */
-export function withLowRank<T>(branches: LowRankBranches, build: () => T): T {
+/**
+ * Runs `build` so that the linear layers and convolutions of these weights get their additions in the graph it builds.
+ * @param partly `build` may leave layers out; without it, each addition must have met its layer
+ */
+export function withLowRank<T>(branches: LowRankBranches, build: () => T, { partly = false } = {}): T {
   const outer = { current, met };
   current = branches;
   met = new Set();
   try {
     const result = build();
     const unmet = [...branches.keys()].filter((weight) => !met.has(weight)).length;
-    invariant(unmet === 0, `${unmet} low-rank additions belong to weights that no linear layer or convolution used`);
+    invariant(
+      partly || unmet === 0,
+      `${unmet} low-rank additions belong to weights that no linear layer or convolution used`,
+    );
     return result;
   } finally {
     ({ current, met } = outer);

@@ -1,4 +1,4 @@
-import type { HostTensor } from "../core/host-tensor.ts";
+import { float32, type HostTensor } from "../core/host-tensor.ts";
 import { input, type Tensor } from "../graph/index.ts";
 import { type ModelWeights, placedWeights } from "../io/index.ts";
 import {
@@ -50,10 +50,23 @@ export interface PartJob {
   readonly graph: (inputs: Readonly<Record<string, Tensor>>) => Readonly<Record<string, Tensor>>;
 }
 
-/** Changes the weights of a network, as an adapter does. `key` tells such changes apart. */
+/** Changes the weights of a network, as an adapter does. */
 export interface WeightChange {
+  /** Tells such changes apart: another key is another session. */
   readonly key: string;
   apply(bind: Bind): Bind;
+  /** Changes that are made while the network runs, and can be more or less from run to run in one session. */
+  readonly switches?: {
+    /** Numbers that are told to the network at every run, by the names of its inputs. */
+    readonly scales: Readonly<Record<string, number>>;
+    /** Builds the network's graph with these inputs. */
+    around<T>(build: () => T): T;
+  };
+}
+
+/** What tells apart what networks compute, not only which they are: the key of a change with its scales. */
+export function effectOf(change: WeightChange | undefined): string {
+  return change ? `${change.key} ${JSON.stringify(change.switches?.scales ?? {})}` : "";
 }
 
 /** A network on disk that runs at any shape. */
@@ -75,7 +88,10 @@ export interface PartSessions {
 }
 
 /** Sessions of one network, opened when a shape is first needed; idle ones beyond a few are closed again. */
-export function partSessions(part: Part, { device: asked = "cpu", threads, quantize }: PartOptions = {}): PartSessions {
+export function partSessions(
+  part: Part,
+  { device: wanted = "cpu", threads, quantize }: PartOptions = {},
+): PartSessions {
   const open = new Map<string, { readonly session: Promise<Session>; users: number }>();
   const large = isLarge(part.network);
   let chosen: Device | undefined;
@@ -94,9 +110,9 @@ export function partSessions(part: Part, { device: asked = "cpu", threads, quant
     const start = (device: DeviceName | "auto", known: DeviceName | "auto") =>
       openNetwork(outputs, { name: part.name, bind, known, large, steady, device, threads, externalData });
     if (chosen) return start(chosen.name, chosen.name);
-    let session = await start(asked, asked);
+    let session = await start(wanted, wanted);
     chosen = session.device;
-    if (asked !== "cpu" && chosen.name === "cpu") {
+    if (wanted !== "cpu" && chosen.name === "cpu") {
       // `auto` found no GPU: written again with the operators that only the CPU provider has.
       await session.close();
       session = await start("cpu", "cpu");
@@ -116,8 +132,9 @@ export function partSessions(part: Part, { device: asked = "cpu", threads, quant
   return {
     device: () => chosen,
 
-    async run(job, { signal, change, keep = 2 } = {}) {
+    async run(asked, { signal, change, keep = 2 } = {}) {
       signal?.throwIfAborted();
+      const job = switched(asked, change?.switches);
       const shapes = Object.entries(job.feeds).map(([name, { shape }]) => `${name} ${shape}`);
       const key = [change?.key ?? "", job.name, ...shapes].join("; ");
       const entry = open.get(key) ?? { session: load(job, change), users: 0 };
@@ -126,7 +143,13 @@ export function partSessions(part: Part, { device: asked = "cpu", threads, quant
       open.set(key, entry);
       entry.users++;
       try {
-        return await (await entry.session).run(job.feeds, { signal });
+        const session = await entry.session;
+        // A graph of few layers may have none of those that a switch is for.
+        const unused = Object.keys(change?.switches?.scales ?? {}).filter(
+          (name) => !session.inputs.some((input) => input.name === name),
+        );
+        const feeds = Object.entries(job.feeds).filter(([name]) => !unused.includes(name));
+        return await session.run(Object.fromEntries(feeds), { signal });
       } catch (error) {
         // A network that could not be loaded is tried anew next time.
         entry.session.catch(() => open.delete(key));
@@ -149,6 +172,20 @@ export function partSessions(part: Part, { device: asked = "cpu", threads, quant
         ),
       );
     },
+  };
+}
+
+/** A job whose network is told the scales of its switches as well; they stay the same from step to step. */
+function switched(job: PartJob, switches: WeightChange["switches"]): PartJob {
+  if (!switches) return job;
+  const scales = Object.fromEntries(
+    Object.entries(switches.scales).map(([name, scale]) => [name, float32([], [scale])]),
+  );
+  return {
+    ...job,
+    feeds: { ...job.feeds, ...scales },
+    ...(job.steady ? { steady: [...job.steady, ...Object.keys(scales)] } : {}),
+    graph: (inputs) => switches.around(() => job.graph(inputs)),
   };
 }
 

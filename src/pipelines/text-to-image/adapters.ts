@@ -5,8 +5,14 @@ import type { WeightChange } from "../part-sessions.ts";
 import type { TextToImageModel } from "./model.ts";
 import type { TextToImageRequest } from "./request.ts";
 
-/** Finds what a request's LoRAs change in each part of a model. Files are read once. */
-export function adapterLoader({ denoiser, textEncoders }: TextToImageModel) {
+/**
+ * Finds what a request's LoRAs change in each part of a model. Files are read once.
+ *
+ * @param given LoRAs (a scale that stands after them is left out) that every network is built with beside its weights, so that requests can give them other scales
+ *   without a network being loaded again; all others are added to the weights
+ */
+export function adapterLoader({ denoiser, textEncoders }: TextToImageModel, given: readonly string[] = []) {
+  const switchable = [...new Set(given.map((text) => pathAndScale(text).path))];
   const opened = new Map<string, Promise<Adapter>>();
   const open = (path: string): Promise<Adapter> => {
     const adapter = opened.get(path) ?? openAdapter(path);
@@ -18,20 +24,43 @@ export function adapterLoader({ denoiser, textEncoders }: TextToImageModel) {
   const networks = Object.fromEntries(
     [denoiser, ...textEncoders.map(({ part }) => part)].map(({ name, network }) => [name, network]),
   );
+  const matched = async (uses: readonly Use[]) =>
+    lora(networks, await Promise.all(uses.map(async ({ path, scale }) => ({ adapter: await open(path), scale }))));
 
-  return async (given: TextToImageRequest["loras"]): Promise<(part: string) => WeightChange | undefined> => {
-    const uses = (given ?? []).map((use) => (typeof use === "string" ? pathAndScale(use) : use));
-    if (uses.length === 0) return () => undefined;
-    const adapters = await Promise.all(uses.map(async ({ path, scale }) => ({ adapter: await open(path), scale })));
-    const applied = lora(networks, adapters);
-    const key = JSON.stringify(uses);
-    return (part) =>
-      applied.count(part) === 0 ? undefined : { key, apply: (bind) => applied.fuse(part, networks[part]!, bind) };
+  return async (asked: TextToImageRequest["loras"]): Promise<(part: string) => WeightChange | undefined> => {
+    const uses = (asked ?? []).map((use): Use => (typeof use === "string" ? pathAndScale(use) : use));
+    const added = uses.filter(({ path }) => !switchable.includes(path));
+    if (added.length + switchable.length === 0) return () => undefined;
+    const scaleOf = (path: string) =>
+      uses.filter((use) => use.path === path).reduce((sum, { scale }) => sum + scale, 0);
+    const fused = await matched(added);
+    const branches = await matched(switchable.map((path) => ({ path, scale: scaleOf(path) })));
+    return (part) => {
+      const network = networks[part]!;
+      const switches =
+        branches.count(part) === 0
+          ? {}
+          : {
+              switches: {
+                scales: branches.scales(part),
+                around: <T>(build: () => T) => branches.branch(part, network, build, { partly: true }),
+              },
+            };
+      if (fused.count(part) === 0) {
+        return branches.count(part) === 0 ? undefined : { key: "switchable", apply: (bind) => bind, ...switches };
+      }
+      return { key: JSON.stringify(added), apply: (bind) => fused.fuse(part, network, bind), ...switches };
+    };
   };
 }
 
+interface Use {
+  readonly path: string;
+  readonly scale: number;
+}
+
 /** `path:0.8`, or a path alone, which stands for scale 1. */
-function pathAndScale(text: string): { readonly path: string; readonly scale: number } {
+function pathAndScale(text: string): Use {
   const [, path, scale] = /^(.+):(-?\d+(?:\.\d+)?)$/.exec(text) ?? [];
   return path === undefined ? { path: text, scale: 1 } : { path, scale: Number(scale) };
 }

@@ -17,6 +17,11 @@ export interface TextToImageOptions extends ComputeOptions, OpenModelOptions {
    * memory for a small error. On the CPU only.
    */
   readonly quantize?: 4 | 8;
+  /**
+   * LoRAs, files or folders, whose scales requests change without a network being loaded again: they are computed beside the
+   * weights at every step. A request that does not name one draws without it.
+   */
+  readonly switchableLoras?: readonly string[];
   /** Frees each network before the next one is loaded, at the price of loading it again for the next batch. */
   readonly lowMemory?: boolean;
   /** Bytes of memory that a run may take; one that takes more is refused. Default: what the machine has. */

@@ -1,6 +1,6 @@
 import { float32, sizeOf } from "../../core/host-tensor.ts";
 import type { Samples } from "../../diffusion/index.ts";
-import { type PartOptions, partSessions, type WeightChange } from "../part-sessions.ts";
+import { effectOf, type PartOptions, partSessions, type WeightChange } from "../part-sessions.ts";
 import type { TextToImageModel } from "./model.ts";
 import { type PromptTable, promptTokens } from "./prompt-tokens.ts";
 import type { TextEncoder } from "./text-encoder.ts";
@@ -82,7 +82,7 @@ export function textEncoders(
 
   return {
     async encode(texts, options = {}) {
-      const changes = encoders.map(({ part }) => options.change?.(part.name)?.key ?? "");
+      const changes = encoders.map(({ part }) => effectOf(options.change?.(part.name)));
       const key = JSON.stringify([
         encoders.map((_, i) => textFor(texts, i)),
         ...[options.clipSkip ?? 0, options.weights, options.chunks, options.textLength, options.parts ?? 1, changes],
@@ -128,10 +128,15 @@ export function textEncoders(
   };
 }
 
-/** Both changes, the second made first. */
+/** Both changes, the second made first; only one of them has switches. */
 function together(one: WeightChange | undefined, other: WeightChange | undefined): WeightChange | undefined {
   if (!one || !other) return one ?? other;
-  return { key: `${one.key}; ${other.key}`, apply: (bind) => one.apply(other.apply(bind)) };
+  const switches = one.switches ?? other.switches;
+  return {
+    key: `${one.key}; ${other.key}`,
+    apply: (bind) => one.apply(other.apply(bind)),
+    ...(switches ? { switches } : {}),
+  };
 }
 
 /** 1 for `text_encoder`, 2 for `text_encoder_2`: a single encoder may be the second, as of SDXL's refiner. */
