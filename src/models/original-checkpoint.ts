@@ -10,8 +10,8 @@ import {
   familyOf,
   type OriginalFamily,
   openClipConfig,
+  originalSchedulerConfig,
   type ShapeOf,
-  schedulerConfig,
   unetConfig,
   vaeConfig,
 } from "./original-config.ts";
@@ -236,7 +236,7 @@ function schedulerOf(
     );
   }
   const usual = family === "2.x" ? "v_prediction" : marked;
-  return schedulerConfig(family, prediction ?? usual, weights.get("ztsnr") !== undefined);
+  return originalSchedulerConfig(family, prediction ?? usual, weights.get("ztsnr") !== undefined);
 }
 
 function noOriginal(weights: WeightSource, what: string): UserError {

@@ -182,7 +182,7 @@ export function openClipConfig(
 }
 
 /** What the files are sampled with, as diffusers publishes it for the family. */
-export function schedulerConfig(family: OriginalFamily, prediction: string, zeroSnr: boolean): Config {
+export function originalSchedulerConfig(family: OriginalFamily, prediction: string, zeroSnr: boolean): Config {
   const common = {
     beta_schedule: "scaled_linear",
     beta_start: 0.00085,
