@@ -80,7 +80,7 @@ describe("allegory generate", () => {
     const alone = ["--steps", "2", "--guidance", "7.5", "--sampler", "euler", "--seed", "4"];
     expect(await generate("a cat", ...alone, "--out", at("alone.png"))).toMatchObject({ status: 0 });
     const enlarged = await resizeImage(await decodeImage(at("alone.png")), 96, { kernel: "nearest" });
-    const [left, top] = [Math.ceil("guidance 7.5".length * 7.5) + 12 + 4 + 100, 40 + 4 + 100];
+    const [left, top] = [sheet.width - 2 * 100, 40 + 4 + 100];
     for (let y = 0; y < 96; y++) {
       const from = ((top + y) * sheet.width + left) * 3;
       expect(

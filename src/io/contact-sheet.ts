@@ -2,6 +2,7 @@ import sharp from "sharp";
 import { asRgb, type HostImage, hostImage } from "./host-image.ts";
 import { escapeXml, imageGrid } from "./image-grid.ts";
 import { parseColour } from "./images.ts";
+import { textWidth } from "./text-width.ts";
 
 export interface ContactSheetOptions {
   /** Over each column and beside each row, in a font of the system. */
@@ -15,13 +16,15 @@ export interface ContactSheetOptions {
   readonly background?: string;
 }
 
-/** Pixels a letter is wide at the most, and a line high, at 12 points. */
-const LETTER = 7.5;
+/** In pixels: the height of letters, and of a line. */
+const SIZE = 12;
 const LINE = 20;
+/** Pixels between two headings at least. */
+const APART = 8;
 
 /**
  * Lays pictures out as a table with headings, row by row; where there is no picture, the place is empty. Places are as large
- * as the largest picture, smaller ones stand in their middle.
+ * as the largest picture and as wide as the headings; smaller pictures stand in their middle.
  *
  * @throws UserError when there is no picture
  */
@@ -31,19 +34,20 @@ export async function contactSheet(
 ): Promise<HostImage> {
   const colour = parseColour(background);
   const some = images.filter((image) => image !== undefined);
+  const widths = (texts: readonly string[]) => Promise.all(texts.map((text) => textWidth(text, { size: SIZE })));
+  const heading = Math.max(0, ...(await widths(columns)));
   const place = {
-    width: Math.max(...some.map((image) => image.width)),
+    width: Math.max(...some.map((image) => image.width), Math.ceil((heading + APART - gap) / scale)),
     height: Math.max(...some.map((image) => image.height)),
     channels: some.every(({ channels }) => channels === 1) ? (1 as const) : (3 as const),
   };
   const places = some.length === 0 ? [] : images.map((image) => placed(image, place, colour));
   const grid = asRgb(await imageGrid(places, { columns: columns.length, gap, scale, background }));
-  const left = Math.ceil(Math.max(...rows.map((row) => row.length)) * LETTER) + 12;
+  const left = Math.max(0, ...(await widths(rows))) + 12;
   const top = LINE + (title === undefined ? 0 : LINE);
   const cell = { width: place.width * scale + gap, height: place.height * scale + gap };
-  // Headings over narrow pictures reach over the edges.
-  const over = Math.max(...columns.map((column) => column.length * LETTER - cell.width), 0) / 2;
-  const width = Math.max(left + grid.width + Math.ceil(over), Math.ceil((title?.length ?? 0) * LETTER) + 16);
+  const lettered = title === undefined ? 0 : await textWidth(title, { size: SIZE, bold: true });
+  const width = Math.max(left + grid.width, lettered + 16);
   const height = top + grid.height;
   const ink = colour[0] + colour[1] + colour[2] > 384 ? "#222222" : "#eeeeee";
   const texts = [
@@ -57,7 +61,7 @@ export async function contactSheet(
         `<text x="${left - 4}" y="${top + gap / 2 + (i + 0.5) * cell.height + 4}" text-anchor="end">${escapeXml(row)}</text>`,
     ),
   ];
-  const svg = `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" font-family="sans-serif" font-size="12" fill="${ink}">${texts.join("")}</svg>`;
+  const svg = `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" font-family="sans-serif" font-size="${SIZE}" fill="${ink}">${texts.join("")}</svg>`;
   const data = await sharp({ create: { width, height, channels: 3, background } })
     .composite([
       { input: Buffer.from(grid.data), raw: { width: grid.width, height: grid.height, channels: 3 }, left, top },
