@@ -127,6 +127,12 @@ describe("allegory compare", () => {
   });
 });
 
+test("the name of a spread for a grid's file is answered with the flag that was meant", async () => {
+  const { status, err } = await command("sample", at("letters"), "--sampler", "euler", "--grid", "karras");
+  expect(status).toBe(2);
+  expect(err).toContain("A picture cannot be written to karras.\nHow steps are spread is said with --spread karras;");
+});
+
 describe("allegory sample from pictures", () => {
   test("image-to-image, inpainting and inversion are flags", async () => {
     const words = [

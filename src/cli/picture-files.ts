@@ -1,6 +1,7 @@
 import { stat } from "node:fs/promises";
 import { extname } from "node:path";
 import { UserError } from "../core/errors.ts";
+import { GRIDS } from "../diffusion/index.ts";
 
 const PICTURES = [".png", ".jpg", ".jpeg", ".webp"] as const;
 const ANIMATIONS = [".gif", ".webp"] as const;
@@ -33,7 +34,10 @@ export async function checkNoFolder(path: string): Promise<void> {
 }
 
 function wrongExtension(what: string, path: string, accepted: readonly string[]): UserError {
+  const isSpread = (GRIDS as readonly string[]).includes(path);
   return new UserError(`${what} cannot be written to ${path}.`, {
-    hint: `Accepted extensions are ${accepted.join(", ")}.`,
+    hint: isSpread
+      ? `How steps are spread is said with --spread ${path}; here a path is needed that ends in ${accepted.join(", ")}.`
+      : `Accepted extensions are ${accepted.join(", ")}.`,
   });
 }

@@ -147,7 +147,7 @@ function distilledTimesteps(
     throw new UserError(
       `${count} steps were asked for; the model was distilled with ${originalSteps} and ${origin.length} are left at strength ${strength}.`,
       {
-        hint: `Ask for at most ${Math.min(origin.length, originalSteps)} steps, or raise originalSteps.`,
+        hint: `Ask for at most ${Math.min(origin.length, originalSteps)} steps. Distilled with more, the model has them as original_inference_steps in its scheduler's configuration.`,
         field: "steps",
       },
     );

@@ -128,7 +128,7 @@ export function planPndm(config: ReadConfig, request: PlanRequest): PlanParts {
   if (!skip) {
     if (grid.length < 4) {
       throw new UserError(`PNDM with Runge–Kutta steps needs 4 steps or more; ${count} were asked for.`, {
-        hint: "Ask for more steps, or set skip_prk_steps.",
+        hint: "Ask for 4 or more, or choose plms, which is the same without them (skip_prk_steps in a configuration).",
         field: "steps",
       });
     }

@@ -4,6 +4,7 @@ import type { DenoiserOptions } from "../denoiser.ts";
 import { betaSigmas, exponentialSigmas, karrasSigmas } from "../grids.ts";
 import { type Level, levelOfAlphaBar, type PredictionKind } from "../prediction.ts";
 import { checkedTimestep, type Samples } from "../process.ts";
+import type { SamplerName } from "../sampler-table.ts";
 import type { Churn } from "../samplers/euler.ts";
 import { type BetaSchedule, customSchedule, type NoiseSchedule, namedSchedule } from "../schedule.ts";
 import type { ReadConfig, SchedulerClass } from "./options.ts";
@@ -202,6 +203,16 @@ function listed(values: readonly number[]): string {
   return values.length > 8 ? `${values.slice(0, 8).join(", ")}, …` : values.join(", ");
 }
 
+/** The named samplers that take what most do not: what can be chosen where one was asked for it in vain. */
+export const TAKEN_BY: { readonly [name in keyof PlanRequest]?: readonly SamplerName[] } = {
+  eta: ["ddim", "tcd"],
+  clippedNoise: ["ddim"],
+  churn: ["euler", "heun"],
+  order: ["lms"],
+  originalSteps: ["lcm", "tcd"],
+  strength: ["lcm", "tcd"],
+};
+
 /** Throws for what a request asks and the class cannot do: nothing is left out silently. */
 export function takesOnly(
   { className }: ReadConfig,
@@ -210,7 +221,13 @@ export function takesOnly(
 ): void {
   for (const [name, value] of Object.entries(request)) {
     if (value === undefined || accepted.includes(name as keyof PlanRequest)) continue;
-    throw new UserError(`${className} takes no "${name}".`, { hint: `It takes ${accepted.join(", ")}.`, field: name });
+    const others = TAKEN_BY[name as keyof PlanRequest];
+    throw new UserError(`${className} takes no "${name}".`, {
+      hint: others
+        ? `Leave it out, or choose a sampler that takes it: ${others.join(", ")}.`
+        : `It takes ${accepted.join(", ")}.`,
+      field: name,
+    });
   }
   const sources = (["steps", "timesteps", "sigmas"] as const).filter((name) => request[name] !== undefined);
   if (sources.length > 1 && className !== "FlowMatchEulerDiscreteScheduler") {
