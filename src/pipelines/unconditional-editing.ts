@@ -5,6 +5,7 @@ import {
   type ConfiguredSampler,
   firstStep,
   inpainted,
+  inpaintedCalls,
   type Network,
   type NoiseSource,
   namedSampler,
@@ -156,8 +157,13 @@ export async function* sampleBatch({ plan, network, shape, noise, source, invers
   }
   const drawn = noise(shape);
   const { x, first } = noisedStart(plan, image, drawn, source.strength!);
-  const run = plan.sample(network, x, { noise, first });
-  yield* source.mask ? inpainted(run, { original: image, mask: repeated(source.mask, shape), noise: drawn }) : run;
+  const denoise = plan.denoiser(network);
+  if (!source.mask) {
+    yield* plan.run(denoise, x, { noise, first });
+    return;
+  }
+  const inpaint = { original: image, mask: repeated(source.mask, shape), noise: drawn };
+  yield* inpainted(plan.run(inpaintedCalls(denoise, inpaint), x, { noise, first }), inpaint);
 }
 
 /**
