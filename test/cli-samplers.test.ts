@@ -14,7 +14,7 @@ const at = (...names: string[]) => join(folder, ...names);
 
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "allegory-cli-samplers-"));
-  await writeTinyPipeline(at("letters"), { classes: ["a", "b"], imageChannels: 1, size: 8 });
+  await writeTinyPipeline(at("letters"), { classes: ["a", "b"], classDropout: true, imageChannels: 1, size: 8 });
   const pixels = Uint8Array.from({ length: 64 }, (_, i) => 100 + i);
   await saveImage(at("picture.png"), hostImage(8, 8, 1, pixels));
   await saveImage(
@@ -125,6 +125,16 @@ describe("allegory compare", () => {
     expect(said.err).toMatch(message);
     expect(await readdir(folder)).toEqual(before);
   });
+});
+
+test("guidance is rescaled and limited to an interval by flags, which the file tells", async () => {
+  const flags = ["--guidance", "3", "--guidance-rescale", "0.7", "--guidance-interval", "0.3,3", "--steps", "3"];
+  const words = ["sample", at("letters"), "--class", "a", "--count", "1", "--out", at("guided.png")];
+  expect(await command(...words, ...flags)).toMatchObject({ status: 0, err: "" });
+  const text = pngText(await readFile(at("guided.png"))).allegory!;
+  expect(JSON.parse(text)).toMatchObject({ guidance: 3, guidanceRescale: 0.7, guidanceInterval: [0.3, 3] });
+  const refused = await command("sample", at("letters"), "--guidance-interval", "3,1");
+  expect(refused).toMatchObject({ status: 2, err: expect.stringContaining("guidanceInterval: [3,1] was given") });
 });
 
 test("the name of a spread for a grid's file is answered with the flag that was meant", async () => {

@@ -7,7 +7,7 @@ import { consoleOn } from "../src/cli/console.ts";
 import { run } from "../src/cli/program.ts";
 import { float32, int64 } from "../src/core/host-tensor.ts";
 import { seeded } from "../src/core/random.ts";
-import { guided, type Samples, samplerFromConfig } from "../src/diffusion/index.ts";
+import { type GuidanceOptions, guided, type Samples, samplerFromConfig } from "../src/diffusion/index.ts";
 import { input, toOnnx } from "../src/graph/index.ts";
 import { decodeImage, readJsonObject, writeJsonObject, writePipelineFolder } from "../src/io/index.ts";
 import { bindWeights, dit } from "../src/models/index.ts";
@@ -46,8 +46,12 @@ afterAll(async () => {
   await rm(folder, { recursive: true });
 });
 
-test("a diffusion transformer draws what its network and sampler give by hand", async () => {
-  const request = { class: "dog", guidance: 4, steps: 5, seeds: [3] };
+test.each<[string, object, Omit<GuidanceOptions, "scale">]>([
+  ["guided all the way", {}, {}],
+  ["rescaled", { guidanceRescale: 0.7 }, { rescale: 0.7 }],
+  ["guided in an interval", { guidanceInterval: [0.2, 2] }, { interval: { minimum: 0.2, maximum: 2 } }],
+])("a diffusion transformer draws what its network and sampler give by hand, %s", async (_, said, options) => {
+  const request = { class: "dog", guidance: 4, steps: 5, seeds: [3], ...said };
   let latents: Samples | undefined;
   for await (const { x } of pipe.stream(request)) latents = x;
 
@@ -62,7 +66,7 @@ test("a diffusion transformer draws what its network and sampler give by hand", 
   const plan = samplerFromConfig({ _class_name: "DDIMScheduler", ...scheduler }).plan({ steps: 5 });
   let expected: Samples | undefined;
   const start = seeded(3).normal([1, 4, 8, 8]);
-  for await (const { x } of plan.sample(guided(ofClass(1), ofClass(3), { scale: 4 }), start)) expected = x;
+  for await (const { x } of plan.sample(guided(ofClass(1), ofClass(3), { scale: 4, ...options }), start)) expected = x;
   await session.close();
   const largest = expected!.data.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
   latents!.data.forEach((value, i) => {

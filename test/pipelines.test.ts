@@ -76,6 +76,18 @@ describe("a picture", () => {
     expect(farthest(one, none)).toBeGreaterThan(0);
   });
 
+  test("is guided with less contrast, and between two noise levels only", async () => {
+    const at = async (more: object) =>
+      (await animals.generate({ seeds: [5], class: 1, steps: 4, guidance: 3, ...more }))[0]!.data;
+    const whole = await at({});
+    const rescaled = await at({ guidanceRescale: 0.7 });
+    expect(farthest(rescaled, whole)).toBeGreaterThan(0);
+    expect(farthest(await at({ guidanceInterval: [0, 1e7] }), whole)).toBe(0);
+    expect(farthest(await at({ guidanceInterval: [1e6, 1e7] }), await at({ guidance: 1 }))).toBe(0);
+    const middle = await at({ guidanceInterval: [0.3, 3] });
+    for (const other of [whole, await at({ guidance: 1 })]) expect(farthest(middle, other)).toBeGreaterThan(0);
+  });
+
   test("can have any size that the network allows", async () => {
     const [wide] = await plain.generate({ count: 1, steps: 2, size: [8, 20] });
     expect(wide).toMatchObject({ height: 8, width: 20, channels: 3 });
@@ -145,6 +157,8 @@ describe("what cannot be met is said with what can", () => {
     [{ sampler: "eulr" }, /"eulr" was given. Accepted are ddpm, .* Did you mean euler\?/],
     [{ class: "cat" }, /`class` was given; this model has no classes/],
     [{ guidance: 2 }, /`guidance` was given; this model has no classes/],
+    [{ guidanceRescale: 0.5 }, /`guidanceRescale` was given; this model has no classes/],
+    [{ guidance: 3, guidanceInterval: [3, 2] }, /guidanceInterval: \[3,2\] was given. It is empty/],
     [{ steps: 101 }, /101 steps were asked for; the network was trained with 100 timesteps/],
     [{ eta: 0.5 }, /DDPMScheduler takes no "eta"/],
     [{ spread: "karras" }, /was given without a sampler/],
@@ -153,6 +167,18 @@ describe("what cannot be met is said with what can", () => {
       name: "UserError",
       message: expect.stringMatching(message),
     });
+  });
+
+  test("what is said of guidance where there is none", async () => {
+    for (const [field, value] of [
+      ["guidanceRescale", 0.7],
+      ["guidanceInterval", [1, 2]],
+    ] as const) {
+      await expect(animals.generate({ [field]: value })).rejects.toMatchObject({
+        message: expect.stringContaining(`\`${field}\` was given; it has no effect, since guidance is 1.`),
+        options: { field },
+      });
+    }
   });
 
   test("a class that there is not", async () => {

@@ -21,7 +21,10 @@ import { addSchemaOptions, givenOptions } from "./schema-options.ts";
 
 /** What one comparison draws with all samplers. */
 const shared = unconditionalRequest
-  .pick({ seed: true, class: true, guidance: true, count: true, spread: true, size: true })
+  .pick({
+    ...{ seed: true, class: true, guidance: true, guidanceRescale: true, guidanceInterval: true },
+    ...{ count: true, spread: true, size: true },
+  })
   .extend({ count: unconditionalRequest.shape.count.unwrap().default(1).describe("pictures in each place") });
 
 interface CompareFlags extends ComputeFlags {
@@ -63,7 +66,7 @@ export function compareCommand(program: Command, io: Console): void {
   });
 }
 
-type Shared = Pick<UnconditionalRequestInput, "seed" | "class" | "guidance" | "count" | "spread" | "size">;
+type Shared = Pick<UnconditionalRequestInput, keyof typeof shared.shape>;
 
 async function compare(
   model: string,

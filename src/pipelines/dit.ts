@@ -16,6 +16,7 @@ import {
 } from "../io/index.ts";
 import { dit, networkName } from "../models/index.ts";
 import { chooseSampler } from "./choose-sampler.ts";
+import { guidanceOptions } from "./guidance-fields.ts";
 import { type ComputeOptions, partSessions } from "./part-sessions.ts";
 import { latentSpace } from "./text-to-image/latents.ts";
 import { vaeOf } from "./text-to-image/open-model.ts";
@@ -105,6 +106,7 @@ async function ditPipeline(path: string, options: ComputeOptions = {}): Promise<
     }
     const seeds = request.seeds ?? Array.from({ length: request.count }, (_, i) => request.seed + i);
     const labels = labelsFor(request, folder.classes, seeds.length)!;
+    const guidance = guidanceOptions(request.guidance, request);
     const steps = request.steps ?? DEFAULT_STEPS;
     const plan = chooseSampler(folder.scheduler, request.sampler, request.spread).plan({ steps, eta: request.eta });
     const batches = Math.ceil(seeds.length / request.batch);
@@ -138,10 +140,10 @@ async function ditPipeline(path: string, options: ComputeOptions = {}): Promise<
         return firstChannels((await sessions.run(job, { signal })).output as Samples, channels);
       };
       const guided: Network = async (x, timestep, at) => {
-        if (!guides({ scale: request.guidance }, at.level)) return call(x, timestep, own);
+        if (!guides(guidance, at.level)) return call(x, timestep, own);
         const said = await call(joinBatch([x, x]), timestep, [...own, ...own.map(() => none)]);
         const [conditional, unconditional] = cutBatch(said, 2);
-        return guide(conditional!, unconditional!, { scale: request.guidance });
+        return guide(conditional!, unconditional!, guidance);
       };
       const start = scaled(draw([batch, channels, side, side]), plan.initNoiseSigma);
       signal?.throwIfAborted();

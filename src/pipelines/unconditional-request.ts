@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { UserError } from "../core/errors.ts";
 import { GRIDS, SAMPLERS, type SamplerName } from "../diffusion/index.ts";
+import { guidanceFields } from "./guidance-fields.ts";
 import { pictureInput } from "./picture-input.ts";
 import type { Classes } from "./unconditional-folder.ts";
 
@@ -27,6 +28,7 @@ export const unconditionalRequest = z.strictObject({
     .min(0)
     .optional()
     .describe("weight of classifier-free guidance to the class; 1 is none (default: 1; 4 for DiT)"),
+  ...guidanceFields,
   size: z
     .union([whole(1), z.tuple([whole(1), whole(1)])])
     .optional()
@@ -55,22 +57,19 @@ export type UnconditionalRequestInput = z.input<typeof unconditionalRequest>;
 
 /**
  * The label of each picture, or undefined for a network without classes.
- * @throws UserError for a class that there is not, classes of a network that has none, or guidance it was not trained for
+ * @throws UserError for a class that there is not, classes of a network that has none, guidance it was not trained for, and
+ *   what is said of guidance where there is none
  */
 export function labelsFor(
-  request: Pick<UnconditionalRequest, "class" | "guidance" | "imageClass">,
+  request: Pick<UnconditionalRequest, "class" | "guidance" | "guidanceRescale" | "guidanceInterval" | "imageClass">,
   classes: Classes | undefined,
   count: number,
 ): number[] | undefined {
+  const ofGuidance = (["guidanceRescale", "guidanceInterval"] as const).find((name) => request[name]);
   if (!classes) {
     const field =
-      request.class !== undefined
-        ? "class"
-        : request.imageClass !== undefined
-          ? "imageClass"
-          : request.guidance !== 1
-            ? "guidance"
-            : undefined;
+      (["class", "imageClass"] as const).find((name) => request[name] !== undefined) ??
+      (request.guidance !== 1 ? "guidance" : ofGuidance);
     if (!field) return undefined;
     throw new UserError(`\`${field}\` was given; this model has no classes.`, { hint: "Leave it out.", field });
   }
@@ -78,6 +77,12 @@ export function labelsFor(
     throw new UserError(`Guidance ${request.guidance} was asked for; this model was not trained without its classes.`, {
       hint: "Train with class dropout above 0, or leave guidance at 1.",
       field: "guidance",
+    });
+  }
+  if (request.guidance === 1 && ofGuidance) {
+    throw new UserError(`\`${ofGuidance}\` was given; it has no effect, since guidance is 1.`, {
+      hint: "Leave it out, or raise guidance above 1.",
+      field: ofGuidance,
     });
   }
   const asked = request.class === undefined ? [] : Array.isArray(request.class) ? request.class : [request.class];

@@ -3,10 +3,19 @@ import { UserError } from "../core/errors.ts";
 import { hostTensor, sizeOf } from "../core/host-tensor.ts";
 import { seeded } from "../core/random.ts";
 import { validated } from "../core/validated.ts";
-import { guide, guides, type Network, type NoiseSource, noiseFrom, type Samples } from "../diffusion/index.ts";
+import {
+  type GuidanceOptions,
+  guide,
+  guides,
+  type Network,
+  type NoiseSource,
+  noiseFrom,
+  type Samples,
+} from "../diffusion/index.ts";
 import { assemblePatches, type HostImage, type HubOptions, imagesFromTensor, modelFolder } from "../io/index.ts";
 import { unet2d } from "../models/index.ts";
 import type { Device } from "../runtime/index.ts";
+import { guidanceOptions } from "./guidance-fields.ts";
 import type { ComputeOptions } from "./part-sessions.ts";
 import {
   checkEditing,
@@ -149,6 +158,7 @@ export async function unconditionalPipeline(
         field: "batch",
       });
     }
+    const guidance = guidanceOptions(request.guidance, request);
     const ofBatch = stepsOfBatch(plan, source, upwards);
     const imageLabel =
       request.imageClass === undefined ? undefined : labelOf(request.imageClass, folder.classes!, "imageClass");
@@ -157,7 +167,7 @@ export async function unconditionalPipeline(
       const first = b * batch;
       const inBatch = Array.from({ length: batch }, (_, i) => Math.min(first + i, seeds.length - 1));
       const batchLabels = labels && inBatch.map((i) => labels[i]!);
-      const network = guidedNetwork(batchLabels, request.guidance);
+      const network = guidedNetwork(batchLabels, guidance);
       const draw =
         noise ??
         (between ? noiseBetween(between, inBatch.map(shareOf)) : noiseFrom(inBatch.map((i) => seeded(seeds[i]!))));
@@ -168,7 +178,7 @@ export async function unconditionalPipeline(
         shape: [batch, config.in_channels, height, width],
         noise: draw,
         source,
-        ...(upwards ? { inversion: { plan: upwards, network: guidedNetwork(sourceLabels, 1) } } : {}),
+        ...(upwards ? { inversion: { plan: upwards, network: guidedNetwork(sourceLabels, { scale: 1 }) } } : {}),
       });
       const wanted = Math.min(batch, seeds.length - first);
       const pictures = inBatch.slice(0, wanted);
@@ -209,17 +219,17 @@ export async function unconditionalPipeline(
     }
 
     /** The network with its labels, guided where the request says so: both halves in one batch. */
-    function guidedNetwork(batchLabels: readonly number[] | undefined, scale: number): Network {
+    function guidedNetwork(batchLabels: readonly number[] | undefined, options: GuidanceOptions): Network {
       const none = folder.classes?.none;
-      if (!batchLabels || scale === 1 || none === undefined) {
+      if (!batchLabels || options.scale === 1 || none === undefined) {
         return (x, timestep) => sessions.run({ x, timestep, labels: batchLabels }, { signal });
       }
       const both = [...batchLabels, ...batchLabels.map(() => none)];
       return async (x, timestep, at) => {
-        if (!guides({ scale }, at.level)) return sessions.run({ x, timestep, labels: batchLabels }, { signal });
+        if (!guides(options, at.level)) return sessions.run({ x, timestep, labels: batchLabels }, { signal });
         const said = await sessions.run({ x: joinBatch([x, x]), timestep, labels: both }, { signal });
         const [conditional, unconditional] = cutBatch(said, 2);
-        return guide(conditional!, unconditional!, { scale });
+        return guide(conditional!, unconditional!, options);
       };
     }
   }

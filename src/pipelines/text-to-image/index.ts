@@ -4,13 +4,13 @@ import { validated } from "../../core/validated.ts";
 import {
   type ConfiguredSampler,
   firstStep,
-  type GuidanceOptions,
   inpainted,
   inpaintedCalls,
   noiseFrom,
   type Samples,
 } from "../../diffusion/index.ts";
 import { chooseSampler } from "../choose-sampler.ts";
+import { guidanceOptions } from "../guidance-fields.ts";
 import { partSessions } from "../part-sessions.ts";
 import { adapterLoader } from "./adapters.ts";
 import { attentionLevel, attentionRecord } from "./attention-maps.ts";
@@ -151,13 +151,7 @@ export async function textToImagePipeline(
     const level = attention && attentionLevel(family, attention);
     const encoded = source && (await encodeSource(source, vae, coding));
     if (encoded) await free(vae);
-    const guidance: GuidanceOptions = {
-      scale: contrastOf(family, request),
-      rescale: request.guidanceRescale,
-      ...(request.guidanceInterval
-        ? { interval: { minimum: request.guidanceInterval[0], maximum: request.guidanceInterval[1] } }
-        : {}),
-    };
+    const guidance = guidanceOptions(contrastOf(family, request), request);
 
     for (const [b, { first, wanted, batch, indices }] of batches.entries()) {
       const conditions = await conditionsOf(batch, model, text, request, { size, signal, change: changes });

@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { UserError } from "../../core/errors.ts";
 import { GRIDS, SAMPLERS, type SamplerName, type Samples } from "../../diffusion/index.ts";
+import { guidanceFields } from "../guidance-fields.ts";
 import { pictureInput } from "../picture-input.ts";
 import { contrastOf } from "./family.ts";
 import { checkHandover, isLatents, refines } from "./handover.ts";
@@ -48,11 +49,7 @@ export const textToImageRequest = z.strictObject({
     .gt(1)
     .optional()
     .describe("weight with which FLUX.1 is led away from a negative prompt, beside the guidance that it is told"),
-  guidanceRescale: z.number().min(0).max(1).default(0).describe("how much of the contrast guidance adds is taken back"),
-  guidanceInterval: z
-    .tuple([z.number().min(0), z.number().min(0)])
-    .optional()
-    .describe("guide only between these two noise levels, sigma per unit of signal"),
+  ...guidanceFields,
   guidanceInTurn: z
     .boolean()
     .default(false)
@@ -237,10 +234,6 @@ export function checkRequest(request: ResolvedRequest, model: TextToImageModel):
     throw new UserError(`Tiles of ${vaeTile} pixels were asked for; they must be multiples of ${model.factor}.`, {
       field: "vaeTile",
     });
-  }
-  const [low, high] = request.guidanceInterval ?? [0, 0];
-  if (low > high) {
-    throw new UserError(`The guidance interval ${low} to ${high} is empty.`, { field: "guidanceInterval" });
   }
 }
 
