@@ -19,6 +19,8 @@ export interface FrechetRow {
   readonly confident: number;
   /** Seconds to draw all pictures. */
   readonly seconds: number;
+  /** Whether other work shared the machine meanwhile: then the seconds are not shown. */
+  readonly shared?: boolean;
 }
 
 /** What as many real digits have that the judge does not know: about the best that can be reached. */
@@ -52,9 +54,9 @@ export function withTable(page: string, table: string): string {
 }
 
 /**
- * The Fréchet distances as markdown: samplers by calls, the best of 20 calls first. The first column's number of
- * pictures is the table's; columns of others say so. Bold is within 10 % of the yardstick: DDPM with its most calls,
- * measured with as many pictures (which need not be a place of the table).
+ * The Fréchet distances as markdown: samplers by calls, the best of 20 calls first; and below, how long a picture took.
+ * The first column's number of pictures is the table's; columns of others say so. Bold is within 10 % of the yardstick: DDPM
+ * with its most calls, measured with as many pictures (which need not be a place of the table).
  */
 export function frechetTable(
   rows: readonly FrechetRow[],
@@ -79,6 +81,11 @@ export function frechetTable(
   const main = counts[0]!;
   const head = shown.map(({ calls, count }) => `${calls} calls${count === main ? "" : `, ${count} digits`}`);
   const { guidance } = cells[0]!;
+  const table = (shownIn: (row: FrechetRow | undefined) => string) => [
+    `| sampler | ${head.join(" | ")} |`,
+    `|---|${shown.map(() => "--:|").join("")}`,
+    ...names.map((name) => `| \`${name}\` | ${shown.map((column) => shownIn(at(name, column))).join(" | ")} |`),
+  ];
   const lines = [
     `Fréchet distance of ${main} drawn digits to the 10,000 real test digits, in the features of the digit classifier;`,
     `smaller is better. ${marksOf(main, reals, yardsticks)}${guidance === 1 ? "" : ` Guidance ${guidance}.`} A solver of two calls`,
@@ -87,10 +94,11 @@ export function frechetTable(
       .slice(1)
       .map((count) => `Of ${count} digits, all distances are larger. ${marksOf(count, reals, yardsticks)}`),
     "",
-    `| sampler | ${head.join(" | ")} |`,
-    `|---|${shown.map(() => "--:|").join("")}`,
-    ...names.map((name) => `| \`${name}\` | ${shown.map((column) => cell(at(name, column))).join(" | ")} |`),
-    `| *milliseconds a picture* | ${shown.map((column) => milliseconds(cells, column)).join(" | ")} |`,
+    ...table(cell),
+    "",
+    `Milliseconds a picture${cells.some((row) => row.shared) ? "; – where other work shared the machine" : ""}:`,
+    "",
+    ...table(milliseconds),
   ];
   return lines.join("\n");
 }
@@ -123,10 +131,7 @@ export function nameOf({ sampler, spread }: Pick<FrechetRow, "sampler" | "spread
   return spread === undefined ? sampler : `${sampler}:${spread}`;
 }
 
-/** The fastest of the samplers: they make the same number of calls, and the others shared the machine more. */
-function milliseconds(rows: readonly FrechetRow[], column: Column): string {
-  const times = rows
-    .filter((row) => isIn(row, column))
-    .map(({ seconds, count, used }) => ((1000 * seconds) / count) * (column.calls / used));
-  return `${Number(Math.min(...times).toPrecision(2))}`;
+function milliseconds(row: FrechetRow | undefined): string {
+  if (!row) return "";
+  return row.shared ? "–" : `${Number(((1000 * row.seconds) / row.count).toPrecision(2))}`;
 }

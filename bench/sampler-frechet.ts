@@ -64,6 +64,7 @@ const command = new Command("sampler-frechet")
   .option("--batch <n>", "digits the network sees at once", number, 64)
   .option("--threads <n>", "threads (default: one a core)", number)
   .option("--minutes <n>", "begin nothing that would end later than this", number, Number.POSITIVE_INFINITY)
+  .option("--shared", "other work shares the machine: leave the times out of the table")
   .option("--out <file>", "JSON lines", "bench/results/sampler-frechet.jsonl")
   .option("--table <file>", "page to write the table into, between its marks")
   .parse();
@@ -77,6 +78,7 @@ interface Flags {
   readonly batch: number;
   readonly threads?: number;
   readonly minutes: number;
+  readonly shared?: boolean;
   readonly out: string;
   readonly table?: string;
 }
@@ -164,7 +166,8 @@ async function draw(
   try {
     const images = await pipe.generate({ ...drawing(place), sampler, spread, steps });
     const seconds = Number(((performance.now() - started) / 1000).toFixed(2));
-    return { ...comparison, ...place, ...(await judged(judge, images)), seconds };
+    const shared = flags.shared ? { shared: true } : {};
+    return { ...comparison, ...place, ...(await judged(judge, images)), seconds, ...shared };
   } catch (error) {
     // A network that overflows at few steps is a finding about the sampler; the others go on.
     process.stderr.write(`  ${messageOf(error)}\n`);
