@@ -49,6 +49,10 @@ describe("allegory samplers", () => {
     }
     expect(out).toMatch(/^dpm\+\+3m +2 \(published as 3\) +no +1 /m);
     expect(out).toMatch(/^heun +2 +no +2 /m);
+    expect(out).toMatch(/^sa-solver +2 \(without its noise\) +yes +1 /m);
+    for (const name of ["ddpm", "dpm2-ancestral", "dpm\\+\\+2m-sde"]) {
+      expect(out).toMatch(new RegExp(`^${name} +– +yes `, "m"));
+    }
     expect(out).toMatch(/ +ddim +euler, where it does not clip/);
     for (const grid of GRIDS) expect(out).toContain(grid);
   });
@@ -57,7 +61,7 @@ describe("allegory samplers", () => {
     const { out } = await command("samplers", "--json");
     const { samplers, spreads } = JSON.parse(out);
     expect(samplers.map(({ name }: { name: string }) => name)).toEqual(Object.keys(SAMPLERS));
-    expect(samplers[0]).toMatchObject({ name: "ddpm", className: "DDPMScheduler", order: 1, stochastic: true });
+    expect(samplers[0]).toMatchObject({ name: "ddpm", className: "DDPMScheduler", order: null, stochastic: true });
     expect(spreads).toEqual([...GRIDS]);
   });
 });
@@ -124,6 +128,20 @@ describe("allegory compare", () => {
     expect(said.status).toBe(2);
     expect(said.err).toMatch(message);
     expect(await readdir(folder)).toEqual(before);
+  });
+});
+
+test("a sampler that goes wrong on the model's schedule is noted, once, with better ones", async () => {
+  await writeTinyPipeline(at("cosine"), { imageChannels: 1, size: 8, beta_schedule: "squaredcos_cap_v2" });
+  const note =
+    /^note: the first step of heun, from σ 2030 to 3\.1, is too large .*; euler-ancestral or dpm\+\+2m draw better here.\n$/;
+  const sampled = await command("sample", at("cosine"), "--sampler", "heun", "--steps", "5", "--out", at("heun.png"));
+  expect(sampled).toMatchObject({ status: 0, err: expect.stringMatching(note) });
+  const words = ["compare", at("cosine"), "--samplers", "euler,heun", "--steps", "5,6", "--out", at("noted.png")];
+  expect(await command(...words)).toMatchObject({ status: 0, err: expect.stringMatching(note) });
+  const late = ["--image", at("picture.png"), "--strength", "0.6", "--out", at("late.png")];
+  expect(await command("sample", at("cosine"), "--sampler", "heun", "--steps", "5", ...late)).toMatchObject({
+    err: "",
   });
 });
 

@@ -81,6 +81,7 @@ async function compare(
   const samplers = flags.samplers.map(knownSampler);
   const pipe = await unconditionalPipeline(model, computeOptions(flags));
   const places: Place[] = [];
+  const notes = new Map<SamplerName, string>();
   try {
     for (const warning of pipe.folder.warnings) io.remark(`note: ${warning}`);
     const planned = samplers.flatMap((sampler) =>
@@ -95,10 +96,11 @@ async function compare(
     let done = 0;
     for (const place of planned) {
       progress.update(`${bar(done / total)} ${place.sampler}, ${place.steps} steps`);
-      places.push(place.calls === undefined ? place : await drawn(pipe, place, request, signal));
+      places.push(place.calls === undefined ? place : await drawn(pipe, place, request, { signal, notes }));
       done += place.calls ?? 0;
     }
     progress.clear();
+    for (const note of notes.values()) io.remark(`note: ${note}`);
   } finally {
     await pipe.close();
   }
@@ -128,10 +130,17 @@ function plannedPlace(pipe: UnconditionalPipeline, sampler: SamplerName, steps: 
   }
 }
 
-async function drawn(pipe: UnconditionalPipeline, place: Place, request: Shared, signal: AbortSignal): Promise<Place> {
+/** Draws a place; of what is noted about a sampler, the first is kept. */
+async function drawn(
+  pipe: UnconditionalPipeline,
+  place: Place,
+  request: Shared,
+  { signal, notes }: { readonly signal: AbortSignal; readonly notes: Map<SamplerName, string> },
+): Promise<Place> {
   const { sampler, steps } = place;
+  const onNote = (note: string) => void (notes.has(sampler) || notes.set(sampler, note));
   const started = performance.now();
-  const images = await pipe.generate({ ...request, sampler, steps }, { signal });
+  const images = await pipe.generate({ ...request, sampler, steps }, { signal, onNote });
   const seconds = (performance.now() - started) / 1000;
   return { ...place, seconds, image: images.length === 1 ? images[0]! : await imageGrid(images, { gap: 1 }) };
 }

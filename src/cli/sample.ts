@@ -75,13 +75,14 @@ async function sample(
   const pipe = await withDownloads({ io, signal, revision: flags.revision }, (hub) =>
     wordlessPipeline(model, { ...computeOptions(flags), hub }),
   );
-  for (const warning of pipe.folder.warnings) io.remark(`note: ${warning}`);
+  const onNote = (note: string) => io.remark(`note: ${note}`);
+  pipe.folder.warnings.forEach(onNote);
   const started = performance.now();
   const progress = io.progress();
   const images: GeneratedImage[] = [];
   const frames = new Map<number, HostImage[]>();
   try {
-    for await (const state of pipe.stream(request, { signal })) {
+    for await (const state of pipe.stream(request, { signal, onNote })) {
       images.push(...(state.images ?? []));
       if (flags.animation && isFrame(state.step, state.steps)) {
         frames.set(state.step, [...(frames.get(state.step) ?? []), ...state.noisy()]);

@@ -9,7 +9,7 @@ export function samplersCommand(program: Command, io: Console): void {
     .command("samplers")
     .summary("list the samplers and when to choose which")
     .description(
-      "List every sampler: its measured order, whether it adds noise, network calls a step, when to choose it.",
+      "List every sampler: its measured order, whether it adds noise, network calls a step, when to choose it. ",
     )
     .option("--json", "print everything as JSON")
     .action(({ json }: { readonly json?: boolean }) => {
@@ -20,14 +20,14 @@ export function samplersCommand(program: Command, io: Console): void {
       }
       const rows = samplers.map(({ name, order, published, stochastic, callsPerStep, when, className, options }) => [
         name,
-        published === undefined ? String(order) : `${order} (published as ${published})`,
+        orderText({ order, published, stochastic }),
         stochastic ? "yes" : "no",
         String(callsPerStep),
         when,
         `${className}${options}`,
       ]);
       io.print(table([["name", "order", "noise", "calls", "when", "diffusers"], ...rows]));
-      io.print("\norder: the error falls as steps^-order (measured; without its noise where a sampler adds some)");
+      io.print("\norder: the error falls as steps^-order, measured; – where noise is added and none is measured");
       io.print("noise: whether fresh noise is added on the way; calls: network calls a step");
       io.print("\none method under several names");
       io.print(indented(table(samplers.flatMap(({ name, same }) => (same ? [[name, same]] : [])))));
@@ -36,8 +36,15 @@ export function samplersCommand(program: Command, io: Console): void {
         const names = samplers.filter((sampler) => sampler[kind]).map(({ name }) => name);
         io.print(`  ${kind === "flow" ? "flow matching" : "EDM"}: ${names.join(", ")}`);
       }
+      io.print("\nwithout --sampler the model's own scheduler draws; models of pixels take 20 steps");
       io.print(`\nspreads of the steps (--spread): ${GRIDS.join(", ")}`);
     });
+}
+
+function orderText({ order, published, stochastic }: Pick<NamedSampler, "order" | "published" | "stochastic">): string {
+  if (order === null) return "–";
+  if (stochastic) return `${order} (without its noise)`;
+  return published === undefined ? String(order) : `${order} (published as ${published})`;
 }
 
 function factsOf(name: string, { config, flow, edm, ...facts }: NamedSampler) {

@@ -13,6 +13,7 @@ export { isSchedulerClass, parseSchedulerConfig, type SchedulerClass, type Sched
 export type { PlanRequest, RunOptions, SamplingPlan } from "./config/plan.ts";
 export * from "./denoiser.ts";
 export * from "./editing.ts";
+export * from "./first-step.ts";
 export * from "./flow-path.ts";
 export * from "./grids.ts";
 export * from "./guidance.ts";

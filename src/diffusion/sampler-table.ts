@@ -3,8 +3,11 @@ import type { SchedulerClass } from "./config/options.ts";
 /** What a table of samplers says about one. */
 export interface NamedSampler {
   readonly title: string;
-  /** The error falls as steps^−order; the measured order of stochastic samplers is that without their noise. */
-  readonly order: number;
+  /**
+   * The measured order: the error falls as steps^−order. Of a stochastic sampler it is that without its noise, or null where
+   * it is no solver then and none is measured.
+   */
+  readonly order: number | null;
   /** The order that it is published with, where another was measured. */
   readonly published?: number;
   readonly stochastic: boolean;
@@ -28,7 +31,7 @@ const FLOW = { use_flow_sigmas: true, prediction_type: "flow_prediction" } as co
 export const SAMPLERS = {
   ddpm: {
     title: "DDPM, ancestral sampling",
-    order: 1,
+    order: null,
     stochastic: true,
     callsPerStep: 1,
     when: "networks trained little, 20 steps; the reference, all steps; all variance kinds",
@@ -57,7 +60,7 @@ export const SAMPLERS = {
   },
   "euler-ancestral": {
     title: "Euler ancestral: DDPM's small variance on a σ grid",
-    order: 1,
+    order: null,
     stochastic: true,
     callsPerStep: 1,
     when: "lively pictures in 20 to 40 steps; never settles",
@@ -69,7 +72,7 @@ export const SAMPLERS = {
     order: 2,
     stochastic: false,
     callsPerStep: 2,
-    when: "precise and plain; pixel networks, EDM networks",
+    when: "EDM networks; not with a schedule that ends near pure noise, such as cosine",
     same: "EDM's deterministic sampler",
     config: { _class_name: "HeunDiscreteScheduler" },
     flow: { _class_name: "FlowMatchHeunDiscreteScheduler" },
@@ -85,10 +88,10 @@ export const SAMPLERS = {
   },
   "dpm2-ancestral": {
     title: "DPM2 ancestral",
-    order: 1,
+    order: null,
     stochastic: true,
     callsPerStep: 2,
-    when: "as Euler ancestral, with the midpoint",
+    when: "as Euler ancestral, with schedules that Heun takes",
     config: { _class_name: "KDPM2AncestralDiscreteScheduler" },
   },
   lms: {
@@ -104,7 +107,7 @@ export const SAMPLERS = {
     order: 2,
     stochastic: false,
     callsPerStep: 1,
-    when: "older; 12 calls before the first cheap step",
+    when: "older; 12 calls before the first cheap step; 4 steps and more",
     same: "plms from its fourth step on",
     config: { _class_name: "PNDMScheduler" },
   },
@@ -122,7 +125,7 @@ export const SAMPLERS = {
     order: 2,
     stochastic: false,
     callsPerStep: 1,
-    when: "the default: good pictures in 10 to 25 calls",
+    when: "networks trained long: good pictures in 10 to 25 calls",
     config: { _class_name: DPM },
     flow: { _class_name: DPM, ...FLOW },
     edm: { _class_name: EDM_DPM },
@@ -141,7 +144,7 @@ export const SAMPLERS = {
   },
   "dpm++2m-sde": {
     title: "DPM-Solver++ multistep, order 2, stochastic",
-    order: 2,
+    order: null,
     stochastic: true,
     callsPerStep: 1,
     when: "more detail in 20 to 50 steps",
@@ -202,7 +205,7 @@ export const SAMPLERS = {
   },
   lcm: {
     title: "LCM",
-    order: 1,
+    order: null,
     stochastic: true,
     callsPerStep: 1,
     when: "only networks distilled for it; 1 to 8 steps",
@@ -210,7 +213,7 @@ export const SAMPLERS = {
   },
   tcd: {
     title: "TCD",
-    order: 1,
+    order: null,
     stochastic: true,
     callsPerStep: 1,
     when: "only networks distilled for it; 1 to 8 steps",

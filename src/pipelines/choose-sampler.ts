@@ -4,8 +4,10 @@ import {
   type GridName,
   namedSampler,
   type SamplerName,
+  type SamplingPlan,
   type SchedulerConfig,
   samplerFromConfig,
+  tooLargeFirstStep,
 } from "../diffusion/index.ts";
 
 /**
@@ -27,4 +29,18 @@ export function chooseSampler(
     });
   }
   return samplerFromConfig(config);
+}
+
+/**
+ * What should be said of a run before it draws: undefined where there is nothing.
+ *
+ * @param name what the request calls the sampler
+ * @param first the step that the run begins with
+ */
+export function noteOnPlan(plan: SamplingPlan, name: string | undefined, first?: number): string | undefined {
+  const step = tooLargeFirstStep(plan, first);
+  if (!step) return undefined;
+  const [from, to] = [step.from, step.to].map((sigma) => Number(sigma.toPrecision(3)));
+  const levels = `from σ ${from} to ${to}`;
+  return `the first step of ${name ?? plan.className}, ${levels}, is too large for its second call (the schedule ends in nearly pure noise); euler-ancestral or dpm++2m draw better here.`;
 }

@@ -15,7 +15,7 @@ import {
   readSchedulerConfig,
 } from "../io/index.ts";
 import { dit, networkName } from "../models/index.ts";
-import { chooseSampler } from "./choose-sampler.ts";
+import { chooseSampler, noteOnPlan } from "./choose-sampler.ts";
 import { guidanceOptions } from "./guidance-fields.ts";
 import { type ComputeOptions, partSessions } from "./part-sessions.ts";
 import { latentSpace } from "./text-to-image/latents.ts";
@@ -96,7 +96,7 @@ async function ditPipeline(path: string, options: ComputeOptions = {}): Promise<
 
   async function* stream(
     input: UnconditionalRequestInput = {},
-    { signal, noise }: GenerateOptions = {},
+    { signal, noise, onNote }: GenerateOptions = {},
   ): AsyncGenerator<GenerationState, void, void> {
     const given = validated(unconditionalRequest, input);
     const request = { ...given, guidance: given.guidance ?? DEFAULT_GUIDANCE };
@@ -109,6 +109,8 @@ async function ditPipeline(path: string, options: ComputeOptions = {}): Promise<
     const guidance = guidanceOptions(request.guidance, request);
     const steps = request.steps ?? DEFAULT_STEPS;
     const plan = chooseSampler(folder.scheduler, request.sampler, request.spread).plan({ steps, eta: request.eta });
+    const note = noteOnPlan(plan, request.sampler);
+    if (note !== undefined) onNote?.(note);
     const batches = Math.ceil(seeds.length / request.batch);
     const batch = Math.ceil(seeds.length / batches);
     if (noise && batches > 1) {

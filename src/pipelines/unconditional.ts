@@ -15,6 +15,7 @@ import {
 import { assemblePatches, type HostImage, type HubOptions, imagesFromTensor, modelFolder } from "../io/index.ts";
 import { unet2d } from "../models/index.ts";
 import type { Device } from "../runtime/index.ts";
+import { noteOnPlan } from "./choose-sampler.ts";
 import { guidanceOptions } from "./guidance-fields.ts";
 import type { ComputeOptions } from "./part-sessions.ts";
 import {
@@ -68,6 +69,8 @@ export interface GenerateOptions {
    * Draws the noise of all pictures of a batch in the place of one source per seed; then all must fit into one batch.
    */
   readonly noise?: NoiseSource;
+  /** Is told what of the request will not draw well, before anything is drawn. */
+  readonly onNote?: (note: string) => void;
 }
 
 /** A model that draws pictures from noise alone, or from a class. */
@@ -123,7 +126,7 @@ export async function unconditionalPipeline(
 
   async function* stream(
     input: UnconditionalRequestInput = {},
-    { signal, noise }: GenerateOptions = {},
+    { signal, noise, onNote }: GenerateOptions = {},
   ): AsyncGenerator<GenerationState, void, void> {
     const given = validated(unconditionalRequest, input);
     const request = { ...given, guidance: given.guidance ?? 1 };
@@ -160,6 +163,8 @@ export async function unconditionalPipeline(
     }
     const guidance = guidanceOptions(request.guidance, request);
     const ofBatch = stepsOfBatch(plan, source, upwards);
+    const note = noteOnPlan(plan, request.sampler, upwards ? 0 : plan.steps - ofBatch);
+    if (note !== undefined) onNote?.(note);
     const imageLabel =
       request.imageClass === undefined ? undefined : labelOf(request.imageClass, folder.classes!, "imageClass");
 
