@@ -55,6 +55,7 @@ describe("allegory samplers", () => {
     }
     expect(out).toMatch(/ +ddim +euler, where it does not clip/);
     for (const grid of GRIDS) expect(out).toContain(grid);
+    expect(out).toMatch(/^ {2}CMStochasticIterativeScheduler +consistency models$/m);
   });
 
   test("lists the same as JSON", async () => {

@@ -1,15 +1,19 @@
 import { expect, test } from "vitest";
 import { float32 } from "../src/core/host-tensor.ts";
+import { SCHEDULER_OPTIONS } from "../src/diffusion/config/options.ts";
 import {
   type ConfiguredSampler,
+  type NamedSampler,
   type Network,
   namedSampler,
   noiseFrom,
   type PlanRequest,
   SAMPLERS,
+  type SchedulerClass,
   type SchedulerConfig,
   samplerFromConfig,
   seededPerImage,
+  UNNAMED_SAMPLERS,
 } from "../src/diffusion/index.ts";
 import { SOLVERS } from "./convergence.ts";
 
@@ -115,6 +119,12 @@ test("samplers that are said to be one method say so of each other", () => {
     expect(same(one)).toContain(other);
     expect(same(other)).toContain(one);
   }
+});
+
+test("every class has a name, is said to have none, or is what --invert draws upwards with", () => {
+  const named = Object.values<NamedSampler>(SAMPLERS).flatMap(({ config, flow, edm }) => [config, flow, edm]);
+  const known = [...named.map((one) => one?._class_name), ...Object.keys(UNNAMED_SAMPLERS), "DDIMInverseScheduler"];
+  expect(Object.keys(SCHEDULER_OPTIONS).filter((name) => !known.includes(name as SchedulerClass))).toEqual([]);
 });
 
 test("the table of samplers has the orders that are measured, and no others", () => {

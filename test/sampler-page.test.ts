@@ -3,18 +3,67 @@ import { fileURLToPath } from "node:url";
 import { expect, test } from "vitest";
 import { belongs, type FrechetRow, frechetTable, withTable } from "../bench/frechet-table.ts";
 import { extrapolated } from "../examples/own-sampler.ts";
-import { GRIDS, SAMPLERS } from "../src/diffusion/index.ts";
+import { runs } from "../examples/runs-without-a-name.ts";
+import { UserError } from "../src/core/errors.ts";
+import { float32 } from "../src/core/host-tensor.ts";
+import { seeded } from "../src/core/random.ts";
+import { GRIDS, noiseFrom, SAMPLERS, type SamplerName, samplerFromConfig } from "../src/diffusion/index.ts";
+import { chooseSampler } from "../src/pipelines/index.ts";
 import { measureOrder, SOLVERS } from "./convergence.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 const read = (path: string) => readFile(`${root}${path}`, "utf8");
 const page = await read("docs/choose-a-sampler.md");
 
-test("the page's own sampler is the example, and of the order that the page says", async () => {
+test("the page's code is that of the examples", async () => {
   const blocks = [...page.matchAll(/^```ts\n([\s\S]*?)^```/gm)].map((match) => match[1]);
-  expect(blocks).toEqual([await read("examples/own-sampler.ts")]);
+  expect(blocks).toEqual([await read("examples/runs-without-a-name.ts"), await read("examples/own-sampler.ts")]);
+});
+
+test("the page's own sampler is of the order that the page says", async () => {
   const { order } = await measureOrder({ name: "own", order: 2, path: "preserving", run: extrapolated });
   expect(Math.abs(order - 2)).toBeLessThan(0.25);
+});
+
+test.each(Object.entries(runs))("the page's run without a name draws: %s", async (_, plan) => {
+  const noise = noiseFrom(seeded(1));
+  const unit = noise([1, 1, 4, 4]);
+  let x = float32(
+    unit.shape,
+    unit.data.map((value) => value * plan.initNoiseSigma),
+  );
+  for await (const state of plan.sample(async (seen) => seen, x, { noise })) x = state.x;
+  expect(x.data.every(Number.isFinite)).toBe(true);
+});
+
+test("the classes and options that the page names are those that are read", () => {
+  const rows = [...page.matchAll(/^\| .* \| `(\w+Scheduler)` \| (.*) \|$/gm)];
+  expect(rows.length).toBeGreaterThan(5);
+  for (const [, className, options] of rows) {
+    const { ...set } = JSON.parse(`{${[...options!.matchAll(/`(".*?)`/g)].map((match) => match[1]).join(",")}}`);
+    expect(() => samplerFromConfig({ _class_name: className, ...set }).plan({ steps: 4 })).not.toThrow();
+  }
+});
+
+test("the page says which spreads a sampler has", () => {
+  const said = new Map<string, readonly string[]>();
+  for (const [, samplers, spreads] of page.matchAll(/^\| (`[^|]*`) \| (all|all but `[^|]*`|`[^|]*`) \|$/gm)) {
+    const named = [...spreads!.matchAll(/`(.*?)`/g)].map((match) => match[1]!);
+    const has = spreads!.startsWith("all") ? GRIDS.filter((name) => !named.includes(name)) : named;
+    for (const [, name] of samplers!.matchAll(/`(.*?)`/g)) said.set(name!, has);
+  }
+  for (const name of Object.keys(SAMPLERS)) {
+    if (name === "lcm" || name === "tcd") continue;
+    const has = GRIDS.filter((spread) => {
+      try {
+        return chooseSampler({ _class_name: "DDPMScheduler" }, name as SamplerName, spread).plan({ steps: 8 });
+      } catch (error) {
+        if (!(error instanceof UserError)) throw error;
+        return false;
+      }
+    });
+    expect([name, [...(said.get(name) ?? [])].sort()]).toEqual([name, [...has].sort()]);
+  }
 });
 
 test("the page names every sampler and every spread", () => {

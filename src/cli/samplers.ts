@@ -1,5 +1,5 @@
 import type { Command } from "commander";
-import { GRIDS, type NamedSampler, SAMPLERS } from "../diffusion/index.ts";
+import { GRIDS, type NamedSampler, SAMPLERS, UNNAMED_SAMPLERS } from "../diffusion/index.ts";
 import type { Console } from "./console.ts";
 import { table } from "./format.ts";
 
@@ -15,7 +15,7 @@ export function samplersCommand(program: Command, io: Console): void {
     .action(({ json }: { readonly json?: boolean }) => {
       const samplers = Object.entries<NamedSampler>(SAMPLERS).map(([name, entry]) => factsOf(name, entry));
       if (json) {
-        io.json({ samplers, spreads: GRIDS });
+        io.json({ samplers, unnamed: UNNAMED_SAMPLERS, spreads: GRIDS });
         return;
       }
       const rows = samplers.map(({ name, order, published, stochastic, callsPerStep, when, className, options }) => [
@@ -36,6 +36,8 @@ export function samplersCommand(program: Command, io: Console): void {
         const names = samplers.filter((sampler) => sampler[kind]).map(({ name }) => name);
         io.print(`  ${kind === "flow" ? "flow matching" : "EDM"}: ${names.join(", ")}`);
       }
+      io.print("\nas a model's own scheduler only");
+      io.print(indented(table(Object.entries(UNNAMED_SAMPLERS))));
       io.print("\nwithout --sampler the model's own scheduler draws; models of pixels take 20 steps");
       io.print(`\nspreads of the steps (--spread): ${GRIDS.join(", ")}`);
     });

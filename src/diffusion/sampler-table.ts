@@ -222,4 +222,10 @@ export const SAMPLERS = {
   },
 } as const satisfies Record<string, NamedSampler>;
 
+/** Classes without a name, which only draw for networks of their own kind: by the model's scheduler configuration. */
+export const UNNAMED_SAMPLERS = {
+  CMStochasticIterativeScheduler: "consistency models",
+  IPNDMScheduler: "iPNDM, for networks of v on the path of cosine and sine",
+} as const satisfies { readonly [name in SchedulerClass]?: string };
+
 export type SamplerName = keyof typeof SAMPLERS;
