@@ -72,7 +72,7 @@ export const SAMPLERS = {
     order: 2,
     stochastic: false,
     callsPerStep: 2,
-    when: "EDM networks; not with a schedule that ends near pure noise, such as cosine",
+    when: "precise; EDM networks; not where a schedule ends in nearly pure noise (cosine)",
     same: "EDM's deterministic sampler",
     config: { _class_name: "HeunDiscreteScheduler" },
     flow: { _class_name: "FlowMatchHeunDiscreteScheduler" },
@@ -83,7 +83,7 @@ export const SAMPLERS = {
     order: 2,
     stochastic: false,
     callsPerStep: 2,
-    when: "as Heun",
+    when: "precise, with 10 steps and more",
     config: { _class_name: "KDPM2DiscreteScheduler" },
   },
   "dpm2-ancestral": {
@@ -91,7 +91,7 @@ export const SAMPLERS = {
     order: null,
     stochastic: true,
     callsPerStep: 2,
-    when: "as Euler ancestral, with schedules that Heun takes",
+    when: "as Euler ancestral, on schedules that Heun takes",
     config: { _class_name: "KDPM2AncestralDiscreteScheduler" },
   },
   lms: {
