@@ -119,7 +119,7 @@ describe("allegory compare", () => {
     [["--steps", "0"], /whole numbers from 1 on/],
     [["--steps", "5,"], /A list such as a,b,c is needed/],
     [["--steps", "101"], /None of these can be drawn: 101 steps were asked for/],
-    [["--spread", "karras", "--samplers", "ddpm"], /no grid "karras"/],
+    [["--spread", "karras", "--samplers", "ddpm"], /cannot spread its steps "karras"/],
     [["--out", "sheet.txt"], /cannot be written to sheet.txt/],
     [["--class", "z"], /There is no class "z"/],
   ])("%j is a user's mistake and writes nothing", async (words, message) => {
