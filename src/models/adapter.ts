@@ -1,5 +1,6 @@
 import { UserError } from "../core/errors.ts";
 import type { HostTensor } from "../core/host-tensor.ts";
+import { type PeftConfig, peftAlphas } from "./peft-config.ts";
 
 /** One low-rank update of a file, under the layer's name as it stands there. */
 export interface AdapterLayer {
@@ -46,17 +47,25 @@ const OTHER_KINDS: readonly (readonly [RegExp, string])[] = [
 
 type Role = "down" | "up" | "alpha";
 
+/** What is known of a LoRA beside its tensors. */
+export interface AdapterOptions {
+  readonly name: string;
+  readonly metadata?: Readonly<Record<string, string>>;
+  readonly config?: PeftConfig;
+}
+
 /**
  * Reads the tensors of a LoRA file: names of diffusers and PEFT (`lora_A`/`lora_B`), of older diffusers (`lora.down`,
  * `lora.up`, `to_q_lora.down`) and of kohya's trainer (`lora_unet_…`, `lora_te_…` with `alpha`).
  *
  * @param tensors of the file, by name
  * @param options.metadata the file's own notes: newer versions of diffusers keep alpha there
+ * @param options.config PEFT's `adapter_config.json`, which says alpha for files that PEFT wrote
  * @throws UserError that lists the names that are no part of a LoRA, and layers of which a half is missing
  */
 export function readAdapter(
   tensors: ReadonlyMap<string, HostTensor>,
-  { name, metadata = {} }: { readonly name: string; readonly metadata?: Readonly<Record<string, string>> },
+  { name, metadata = {}, config }: AdapterOptions,
 ): Adapter {
   const found = new Map<string, Partial<Record<Role, HostTensor>>>();
   const strange: string[] = [];
@@ -76,7 +85,7 @@ export function readAdapter(
       hint: "A LoRA holds pairs …lora_A.weight and …lora_B.weight, …lora.down.weight and …lora.up.weight, or …lora_down.weight and …lora_up.weight.",
     });
   }
-  const alphas = alphasOf(metadata, name);
+  const alphas = alphasOf(config, metadata, name);
   const layers: AdapterLayer[] = [];
   const halves: string[] = [];
   for (const [key, { down, up, alpha }] of found) {
@@ -123,30 +132,33 @@ function placeOf(key: string): Pick<AdapterLayer, "part" | "path" | "joined"> {
   return { part, path, joined: false };
 }
 
-/** Alpha by diffusers' `lora_adapter_metadata`: one for the component, or for some layers (`alpha_pattern`). */
+/** Alpha by PEFT's `adapter_config.json`, or by what diffusers keeps of it for each component, `lora_adapter_metadata`. */
 function alphasOf(
+  config: PeftConfig | undefined,
   metadata: Readonly<Record<string, string>>,
   name: string,
 ): (part: string | undefined, path: string, rank: number) => number | undefined {
+  if (config) {
+    const alphaOf = peftAlphas(config, `The adapter_config.json of ${name}`);
+    return (_, path, rank) => alphaOf(path, rank);
+  }
   const text = metadata.lora_adapter_metadata;
   if (text === undefined) return () => undefined;
-  let notes: Record<string, unknown>;
+  const what = `The lora_adapter_metadata of ${name}`;
+  let notes: unknown;
   try {
-    notes = JSON.parse(text) as Record<string, unknown>;
+    notes = JSON.parse(text);
   } catch {
-    throw new UserError(`The lora_adapter_metadata of ${name} is not JSON.`);
+    throw new UserError(`${what} is not JSON.`, { field: "lora" });
   }
-  return (part, path, rank) => {
-    const note = (field: string) => notes[part === undefined ? field : `${part}.${field}`];
-    if (note("use_dora") === true) throw new UserError(`${name} is not a plain LoRA but a DoRA (rescaled weights).`);
-    const pattern = note("alpha_pattern");
-    const special =
-      typeof pattern === "object" && pattern !== null
-        ? Object.entries(pattern).find(([layer]) => path === layer || path.endsWith(`.${layer}`))?.[1]
-        : undefined;
-    const alpha = special ?? note("lora_alpha");
-    if (typeof alpha !== "number") return undefined;
-    // Rank-stabilized LoRA (Kalajdzievski 2023) divides by the square root of the rank.
-    return note("use_rslora") === true ? alpha * Math.sqrt(rank) : alpha;
-  };
+  if (typeof notes !== "object" || notes === null || Array.isArray(notes)) {
+    throw new UserError(`${what} is no JSON object.`, { field: "lora" });
+  }
+  const byPart = new Map<string | undefined, Record<string, unknown>>();
+  for (const [field, value] of Object.entries(notes)) {
+    const [, part, own = field] = DOTTED_PARTS.exec(field) ?? [];
+    byPart.set(part, { ...byPart.get(part), [own]: value });
+  }
+  const alphas = new Map([...byPart].map(([part, of]) => [part, peftAlphas(of, part ? `${what} (${part})` : what)]));
+  return (part, path, rank) => alphas.get(part)?.(path, rank);
 }

@@ -14,7 +14,7 @@ import { vqModel } from "./vq-model.ts";
 
 export { type CircularAxes, withCircularPadding } from "../nn/circular-padding.ts";
 /** Networks in diffusers' and transformers' layout: configuration, parameter names and weights. */
-export { type Adapter, type AdapterLayer, readAdapter } from "./adapter.ts";
+export { type Adapter, type AdapterLayer, type AdapterOptions, readAdapter } from "./adapter.ts";
 export { type AutoencoderKL, type AutoencoderKLConfig, diagonalGaussian } from "./autoencoder-kl.ts";
 export type { AutoencoderTiny, AutoencoderTinyConfig } from "./autoencoder-tiny.ts";
 export type { ClipText, ClipTextConfig, TextStates } from "./clip-text.ts";
@@ -40,6 +40,7 @@ export {
   patchDiscriminator,
   smallestSide,
 } from "./patch-discriminator.ts";
+export type { PeftConfig } from "./peft-config.ts";
 export {
   linearName,
   type PerceptualDistance,

@@ -2,11 +2,15 @@ import { existsSync } from "node:fs";
 import { stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { UserError } from "../core/errors.ts";
-import { readSafetensors, readSafetensorsHeader } from "../io/index.ts";
-import { type Adapter, readAdapter, readTextEmbedding, type TextEmbedding } from "../models/index.ts";
+import { readJsonObject, readSafetensors, readSafetensorsHeader } from "../io/index.ts";
+import { type Adapter, type PeftConfig, readAdapter, readTextEmbedding, type TextEmbedding } from "../models/index.ts";
 
 /** What diffusers and PEFT call the file of a LoRA in a folder. */
-const FILES = ["pytorch_lora_weights.safetensors", "adapter_model.safetensors"];
+const PEFT_FILE = "adapter_model.safetensors";
+const FILES = ["pytorch_lora_weights.safetensors", PEFT_FILE];
+
+/** Where PEFT says how strongly the layers of {@link PEFT_FILE} act. */
+const PEFT_CONFIG = "adapter_config.json";
 
 /**
  * Reads a LoRA: a safetensors file, or a folder that diffusers or PEFT wrote.
@@ -27,7 +31,16 @@ export async function openAdapter(path: string, { name }: { readonly name?: stri
   const file = inside ? join(path, inside) : path;
   const { metadata } = await readSafetensorsHeader(file);
   const called = name ?? (inside ? basename(dirname(file)) : basename(file, ".safetensors"));
-  return readAdapter(await readSafetensors(file), { name: called, metadata });
+  const config = basename(file) === PEFT_FILE ? await peftConfig(join(dirname(file), PEFT_CONFIG)) : undefined;
+  return readAdapter(await readSafetensors(file), { name: called, metadata, config });
+}
+
+async function peftConfig(path: string): Promise<PeftConfig> {
+  if (existsSync(path)) return readJsonObject(path);
+  throw new UserError(`There is no ${path}, which says how strongly the LoRA acts (lora_alpha).`, {
+    hint: "PEFT writes it beside the weights: get it from where they came from.",
+    field: "lora",
+  });
 }
 
 /** What diffusers and `allegory train` call the file of an embedding in a folder. */
