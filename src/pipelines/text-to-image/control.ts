@@ -81,6 +81,8 @@ export function controlOf(
         picture: repeatedTo(picture, [n, ...picture.shape.slice(1)]),
         scale: float32([], [scale]),
       },
+      // The picture's embedding and the text's keys and values are those of the step before.
+      steady: ["text", "picture", "textEmbeds", "timeIds"],
       graph: (inputs: Readonly<Record<string, Tensor>>) => {
         const { latents, timestep, text, picture, textEmbeds, timeIds } = inputs;
         const { down, mid } = part.network(latents!, timestep!, text!, picture!, { textEmbeds, timeIds });
