@@ -5,7 +5,7 @@ import { conv2d, groupNorm } from "../nn/layers.ts";
 import { module } from "../nn/module.ts";
 import { upsample } from "../nn/resampling.ts";
 import { resnetBlock } from "../nn/resnet-block.ts";
-import { count, counts, flag, layerCount, listOf, noEffect, number, oneOf } from "./config.ts";
+import { checkGroups, count, counts, flag, layerCount, listOf, noEffect, number, oneOf } from "./config.ts";
 import { downBlock, midBlock, pixelAttention } from "./unet-2d-blocks.ts";
 
 const DOWN = ["DownEncoderBlock2D", "AttnDownEncoderBlock2D"] as const;
@@ -34,6 +34,7 @@ export const autoencoderFields = {
 export type AutoencoderConfig = z.output<z.ZodObject<typeof autoencoderFields>>;
 
 function options(c: AutoencoderConfig) {
+  checkGroups(c);
   const resnet = { groups: c.norm_num_groups, epsilon: EPSILON, act: c.act_fn };
   // One head as wide as the image has channels.
   const attention = (channels: number) => () => pixelAttention(channels, channels, c.norm_num_groups, resnet);

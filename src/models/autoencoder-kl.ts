@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { UserError } from "../core/errors.ts";
 import { add, chunk, clip, exp, mul, sub, sum, type Tensor } from "../graph/index.ts";
 import { conv2d } from "../nn/layers.ts";
 import { module, namedParameters } from "../nn/module.ts";
@@ -34,6 +35,17 @@ export type AutoencoderKL = ReturnType<typeof autoencoderKL>;
 export function autoencoderKL(config: Config = {}) {
   const c = readConfig(className, fields, config);
   const width = c.latent_channels;
+  for (const [field, other] of [
+    ["latents_mean", "latents_std"],
+    ["latents_std", "latents_mean"],
+  ] as const) {
+    const numbers = c[field]?.length;
+    if (numbers === width || (numbers === undefined && c[other] === null)) continue;
+    throw new UserError(
+      `${field} and ${other} must both have a number for each of ${width} latent_channels, or neither be there; ${field} has ${numbers ?? "none"}.`,
+      { field },
+    );
+  }
   const parts = {
     encoder: imageEncoder(c, 2 * width),
     decoder: imageDecoder(c, width),

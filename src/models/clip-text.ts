@@ -20,7 +20,7 @@ import { attend, joinHeads, splitHeads } from "../nn/attention.ts";
 import { embedding, layerNorm, linear } from "../nn/layers.ts";
 import { group, module, namedParameters } from "../nn/module.ts";
 import { type Config, count, layerCount, number, readConfig, savedTextConfig } from "./config.ts";
-import { bookkeeping } from "./text-encoder-config.ts";
+import { bookkeeping, checkTextClass } from "./text-encoder-config.ts";
 
 const fields = {
   ...bookkeeping,
@@ -71,6 +71,7 @@ export function clipTextWithProjection(config: Config = {}) {
 }
 
 function encoder(className: string, config: Config, projected: boolean) {
+  checkTextClass(config, [className], "clip_text_model");
   const c = readConfig(className, fields, config);
   const width = c.hidden_size;
   if (width % c.num_attention_heads !== 0) {

@@ -1,7 +1,23 @@
 import { expect, test } from "vitest";
 import { UserError } from "../core/errors.ts";
 import { input, type Tensor } from "../graph/index.ts";
-import { dit, networkName, networks, sd3, unet2d, unet2dCondition, unet2dConfig } from "./index.ts";
+import { namedParameters } from "../nn/module.ts";
+import {
+  autoencoderKL,
+  clipText,
+  clipTextWithProjection,
+  controlNet,
+  dit,
+  networkName,
+  networks,
+  pixart,
+  sd3,
+  t5Encoder,
+  unet2d,
+  unet2dCondition,
+  unet2dConfig,
+  vqModel,
+} from "./index.ts";
 
 const small = { block_out_channels: [8, 8, 8], norm_num_groups: 4, layers_per_block: 1 };
 const plain = {
@@ -38,6 +54,69 @@ test("lists of different lengths and groups that do not divide are refused", () 
   expect(() => unet2dCondition({ layers_per_block: [1, 2] })).toThrow(
     /layers_per_block must be one value or a list of 4/,
   );
+});
+
+/** The field that a configuration is refused for. */
+function refused(build: () => unknown): string | undefined {
+  try {
+    build();
+  } catch (error) {
+    if (error instanceof UserError) return error.options.field;
+    throw error;
+  }
+  return "none";
+}
+
+test("fields that contradict each other are refused by name when the configuration is read", () => {
+  expect(refused(() => unet2dCondition({ norm_num_groups: 7 }))).toBe("norm_num_groups");
+  expect(refused(() => controlNet({ norm_num_groups: 7 }))).toBe("norm_num_groups");
+  expect(refused(() => autoencoderKL({ block_out_channels: [33] }))).toBe("norm_num_groups");
+  expect(refused(() => vqModel({ norm_num_groups: 7 }))).toBe("norm_num_groups");
+  const fourier = { time_embedding_type: "fourier", time_embedding_dim: 7 };
+  expect(refused(() => unet2dCondition(fourier))).toBe("time_embedding_dim");
+  expect(refused(() => unet2dCondition({ class_embeddings_concat: true }))).toBe("class_embeddings_concat");
+  expect(refused(() => sd3({ caption_projection_dim: 100 }))).toBe("caption_projection_dim");
+  expect(refused(() => pixart({ attention_head_dim: 4, cross_attention_dim: 64 }))).toBe("use_additional_conditions");
+  expect(refused(() => pixart({ cross_attention_dim: 10, caption_channels: 8 }))).toBe("cross_attention_dim");
+  expect(refused(() => autoencoderKL({ latents_mean: [1, 1, 1, 1] }))).toBe("latents_std");
+  expect(refused(() => autoencoderKL({ latents_mean: [1], latents_std: [1] }))).toBe("latents_mean");
+  expect(refused(() => autoencoderKL({ latents_mean: [0, 0, 0, 0], latents_std: [1, 1, 1, 1] }))).toBe("none");
+});
+
+test("a text encoder's configuration is that of its class, by transformers' way of naming it", () => {
+  expect(refused(() => clipText({ architectures: ["T5EncoderModel"] }))).toBe("architectures");
+  expect(refused(() => clipText({ architectures: ["CLIPTextModelWithProjection"] }))).toBe("architectures");
+  expect(refused(() => clipTextWithProjection({ model_type: "t5" }))).toBe("model_type");
+  expect(refused(() => t5Encoder({ architectures: "CLIPTextModel" }))).toBe("architectures");
+  expect(refused(() => clipText({ architectures: null, model_type: "clip_text_model" }))).toBe("none");
+  expect(refused(() => t5Encoder({ architectures: ["T5ForConditionalGeneration"], model_type: "t5" }))).toBe("none");
+});
+
+test("transformers without layers keep their normalization and projections, as in diffusers", () => {
+  const two = {
+    block_out_channels: [8, 16],
+    down_block_types: ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    ...{ norm_num_groups: 4, layers_per_block: 1, attention_head_dim: 2, cross_attention_dim: 6 },
+    transformer_layers_per_block: [0, 1],
+  };
+  const inside = (network: Parameters<typeof namedParameters>[0], block: string) =>
+    [...namedParameters(network).keys()].filter((name) => name.startsWith(`${block}.attentions.0.`));
+  const bare = ["norm", "proj_in", "proj_out"].flatMap((layer) => [`${layer}.weight`, `${layer}.bias`]);
+  const control = controlNet(two);
+  expect(inside(control, "down_blocks.0").sort()).toEqual(
+    bare.map((name) => `down_blocks.0.attentions.0.${name}`).sort(),
+  );
+  expect(inside(control, "down_blocks.1").length).toBeGreaterThan(bare.length);
+  const unet = unet2dCondition({
+    ...{ ...two, transformer_layers_per_block: 0 },
+    up_block_types: ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+  });
+  expect(inside(unet, "up_blocks.1")).toHaveLength(6);
+  const given = [input("x", [1, 4, 4, 4]), input("t", [1]), input("c", [1, 3, 6])] as const;
+  expect(unet(...given).shape).toEqual([1, 4, 4, 4]);
+  const { down, mid } = control(...given, input("p", [1, 3, 32, 32]));
+  expect([...down, mid].map(({ shape }) => shape[2])).toEqual([4, 4, 2, 2, 2]);
+  expect(refused(() => control(...given, input("p", [1, 3, 16, 32])))).toBe("picture");
 });
 
 test("what is saved holds every field, and reads back as the same", () => {
@@ -111,6 +190,9 @@ test("the registry finds a network by diffusers' and by transformers' way of nam
   const former = { _class_name: "Transformer2DModel", norm_type: "ada_norm_zero", num_vector_embeds: null };
   expect(networkName(former)).toBe("DiTTransformer2DModel");
   expect(dit({ ...former, num_layers: 1 }).config._class_name).toBe("DiTTransformer2DModel");
+  const saved = { ...former, interpolation_scale: null, use_additional_conditions: null, caption_channels: null };
+  expect(dit({ ...saved, num_layers: 1 }).config.num_layers).toBe(1);
+  expect(() => dit({ ...saved, interpolation_scale: 2 })).toThrow(/"interpolation_scale" is 2; only null or 1/);
   expect(() => networkName({ _class_name: "Kandinsky3UNet" })).toThrow(UserError);
   expect(() => networkName({})).toThrow(/names no class/);
   expect(networks.VQModel).toBeTypeOf("function");

@@ -61,6 +61,26 @@ export function savedTextConfig(className: string, config: object): Config {
   return { ...config, architectures: [className] };
 }
 
+/**
+ * Throws a UserError unless groups of channels can be normalized at every level of a network that halves.
+ *
+ * @param config where every level's channels are those of a normalization
+ */
+export function checkGroups({
+  block_out_channels,
+  norm_num_groups,
+}: {
+  readonly block_out_channels: readonly number[];
+  readonly norm_num_groups: number;
+}): void {
+  const odd = block_out_channels.filter((channels) => channels % norm_num_groups !== 0);
+  if (odd.length === 0) return;
+  throw new UserError(
+    `block_out_channels must be multiples of norm_num_groups (${norm_num_groups}); ${odd.join(", ")} are not.`,
+    { hint: "Choose a norm_num_groups that divides them all, for example 8.", field: "norm_num_groups" },
+  );
+}
+
 // ---- kinds of fields ---------------------------------------------------------------------------------------------------
 
 // Limits keep damaged files from asking for networks that fill the memory before any weight is looked at.
@@ -102,8 +122,8 @@ export const counts = () => listOf(count());
 export const countOrCounts = () => z.union([count(), counts()], "a whole number or a list of whole numbers is needed");
 
 /** The same for layers. */
-export const layersOrList = () =>
-  z.union([layerCount(), listOf(layerCount())], "a number of layers or a list of them is needed");
+export const layersOrList = (limits: { from?: 0 | 1 } = {}) =>
+  z.union([layerCount(limits), listOf(layerCount(limits))], "a number of layers or a list of them is needed");
 
 /** A size in pixels or latent pixels: one number, or height and width. Only a hint; the graph's size is that of its input. */
 export const sampleSize = () =>

@@ -1,4 +1,5 @@
 import type { z } from "zod";
+import { UserError } from "../core/errors.ts";
 import { add, concat, mean, mul, silu, slice, type Tensor } from "../graph/index.ts";
 import { activation } from "../nn/activation.ts";
 import { conv2d } from "../nn/layers.ts";
@@ -38,8 +39,10 @@ export interface ControlNetInputs extends ConditioningInputs {
  * A control network (Zhang et al. 2023) for the text-conditional U-Net, as diffusers' `ControlNetModel`.
  *
  * Called with the U-Net's sample [n, in_channels, h, w], timestep [n], text [n, tokens, width], and a picture
- * [n, conditioning_channels, 8·h, 8·w]; gives what is to be added to each state of the U-Net's way down and to its
- * middle.
+ * [n, conditioning_channels, k·h, k·w] with k = 2^(m − 1) for m `conditioning_embedding_out_channels`, as published 8; gives
+ * what is to be added to each state of the U-Net's way down and to its middle.
+ *
+ * @throws UserError for a configuration that cannot be taken, and when called with a picture of another size
  */
 export function controlNet(config: Config = {}) {
   const c = readConfig(className, fields, config);
@@ -68,7 +71,7 @@ export function controlNet(config: Config = {}) {
     const embedded = activate(conditions.embed(timestep, text, inputs));
     const given = { context: conditions.context(text), contextMask: contextMask && maskBias(contextMask) };
     const ordered = c.controlnet_conditioning_channel_order === "bgr" ? reverseChannels(picture) : picture;
-    const start = add(parts.conv_in(sample), parts.controlnet_cond_embedding(ordered));
+    const start = add(parts.conv_in(sample), sizedLike(sample, parts.controlnet_cond_embedding(ordered), picture));
     const states = encoder.down(start, embedded, given);
     const middle = parts.controlnet_mid_block(encoder.mid(states.at(-1)!, embedded, given));
     const all = [...states.map((state, i) => parts.controlnet_down_blocks[i]!(state)), middle];
@@ -79,6 +82,17 @@ export function controlNet(config: Config = {}) {
       return c.global_pool_conditions ? mean(result, [2, 3], { keepDims: true }) : result;
     });
     return { down: scaled.slice(0, -1), mid: scaled.at(-1)! };
+  };
+  /** The embedded picture, if it is as large as the sample. */
+  const sizedLike = (sample: Tensor, embedded: Tensor, picture: Tensor) => {
+    const [size, given] = [sample, embedded].map(({ shape }) => shape.slice(2));
+    if (String(size) === String(given)) return embedded;
+    const factor = 2 ** (c.conditioning_embedding_out_channels.length - 1);
+    const needed = size!.map((side) => factor * side).join("×");
+    throw new UserError(
+      `The picture for this control network must be ${needed} for a sample of ${size!.join("×")}; given ${picture.shape.slice(2).join("×")}.`,
+      { field: "picture" },
+    );
   };
   const network = module(parts, forward);
   namedParameters(network);

@@ -49,6 +49,8 @@ const fields = {
   cross_attention_dim: formerField([null]),
   attention_type: formerField(["default"]),
   caption_channels: formerField([null]),
+  interpolation_scale: formerField([null, 1]),
+  use_additional_conditions: formerField([null, false]),
 };
 
 /** Every field of a `DiTTransformer2DModel`'s configuration. */

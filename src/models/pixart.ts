@@ -81,6 +81,18 @@ export function pixart(config: Config = {}) {
   const width = c.num_attention_heads * c.attention_head_dim;
   const outputs = c.out_channels ?? c.in_channels;
   const sized = c.use_additional_conditions ?? c.sample_size === 128;
+  if (sized && width % 3 !== 0) {
+    throw new UserError(
+      `With use_additional_conditions num_attention_heads · attention_head_dim must be a multiple of 3; it is ${width}.`,
+      { field: "use_additional_conditions" },
+    );
+  }
+  if (c.caption_channels !== null && c.cross_attention_dim !== width) {
+    throw new UserError(
+      `With caption_channels cross_attention_dim must be num_attention_heads · attention_head_dim (${width}); it is ${c.cross_attention_dim}.`,
+      { field: "cross_attention_dim" },
+    );
+  }
   const parts = {
     pos_embed: patchEmbedding(c.in_channels, width, {
       patch: c.patch_size,

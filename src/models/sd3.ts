@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { UserError } from "../core/errors.ts";
 import { add, mul, type Tensor } from "../graph/index.ts";
 import { feedForward } from "../nn/feed-forward.ts";
 import { jointAttention } from "../nn/joint-attention.ts";
@@ -43,6 +44,12 @@ export type SD3 = ReturnType<typeof sd3>;
 export function sd3(config: Config = {}) {
   const c = readConfig(className, fields, config);
   const width = c.num_attention_heads * c.attention_head_dim;
+  if (c.caption_projection_dim !== width) {
+    throw new UserError(
+      `caption_projection_dim must be num_attention_heads · attention_head_dim (${width}); it is ${c.caption_projection_dim}.`,
+      { field: "caption_projection_dim" },
+    );
+  }
   const outputs = c.out_channels ?? c.in_channels;
   const base = typeof c.sample_size === "number" ? c.sample_size : c.sample_size[0]!;
   const parts = {

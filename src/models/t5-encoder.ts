@@ -6,9 +6,12 @@ import { embedding, linear, rmsNorm } from "../nn/layers.ts";
 import { group, module, namedParameters } from "../nn/module.ts";
 import { hiddenTokens, type TextStates } from "./clip-text.ts";
 import { type Config, count, layerCount, noEffect, number, oneOf, readConfig, savedTextConfig } from "./config.ts";
-import { bookkeeping } from "./text-encoder-config.ts";
+import { bookkeeping, checkTextClass } from "./text-encoder-config.ts";
 
 const className = "T5EncoderModel";
+
+/** Classes whose checkpoints hold the encoder beside a decoder. */
+const WITH_DECODER = ["T5Model", "T5ForConditionalGeneration", "T5WithLMHeadModel"];
 
 const fields = {
   ...bookkeeping,
@@ -40,6 +43,7 @@ export type T5Encoder = ReturnType<typeof t5Encoder>;
  * where some are not to be seen, a mask [n, tokens] of 1 and 0 as float32. The last hidden state is the normalized one.
  */
 export function t5Encoder(config: Config = {}) {
+  checkTextClass(config, [className, ...WITH_DECODER], "t5");
   const c = readConfig(className, fields, config);
   const parts = {
     shared: embedding(c.vocab_size, c.d_model, { deviation: c.initializer_factor }),

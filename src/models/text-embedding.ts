@@ -62,7 +62,7 @@ export function readTextEmbedding(
   return { token: token ?? (unnamed || PARTS[names[0]!] ? name : names[0]!), rows, vectors };
 }
 
-/** Where the words of embeddings stand in the token tables: the first id of each, following the vocabulary. */
+/** Where the words of embeddings stand in the token tables: the ids of each one's vectors, following the vocabulary. */
 export function embeddingIds(embeddings: readonly TextEmbedding[], vocabulary: number): Map<string, readonly number[]> {
   const ids = new Map<string, readonly number[]>();
   let next = vocabulary;

@@ -1,4 +1,5 @@
-import { noEffect } from "./config.ts";
+import { UserError } from "../core/errors.ts";
+import { type Config, noEffect } from "./config.ts";
 
 /**
  * Fields that transformers writes into every configuration and that say nothing about an encoder's result: bookkeeping,
@@ -74,3 +75,27 @@ export const bookkeeping = Object.fromEntries(
     "use_bfloat16",
   ].map((name) => [name, noEffect(undefined).optional()]),
 );
+
+/**
+ * Throws a UserError for the configuration of another class, by transformers' way of naming it.
+ *
+ * @param classes whose weights hold the encoder; the first is its own
+ */
+export function checkTextClass(
+  { architectures, model_type: type }: Config,
+  classes: readonly string[],
+  modelType: string,
+): void {
+  const named = Array.isArray(architectures) ? architectures : [architectures ?? classes[0]];
+  const other = named.find((name) => !classes.includes(name as string));
+  if (other !== undefined) {
+    throw new UserError(`This is the configuration of a ${String(other)}, not of a ${classes[0]}.`, {
+      field: "architectures",
+    });
+  }
+  if ((type ?? modelType) === modelType) return;
+  throw new UserError(
+    `This is the configuration of a model of type ${JSON.stringify(type)}; a ${classes[0]}'s is "${modelType}".`,
+    { field: "model_type" },
+  );
+}

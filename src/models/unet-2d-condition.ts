@@ -34,7 +34,10 @@ const fields = {
   up_block_types: listOf(oneOf(UP)).default(["UpBlock2D", ...Array(3).fill("CrossAttnUpBlock2D")]),
   dropout: number().min(0).max(1).default(0),
   reverse_transformer_layers_per_block: listOf(
-    z.union([layerCount(), listOf(layerCount())], "numbers of layers or lists of them are needed"),
+    z.union(
+      [layerCount({ from: 0 }), listOf(layerCount({ from: 0 }))],
+      "numbers of layers or lists of them are needed",
+    ),
   )
     .nullable()
     .default(null),

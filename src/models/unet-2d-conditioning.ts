@@ -58,6 +58,11 @@ export function conditioning(c: ConditioningConfig) {
   const first = c.block_out_channels[0]!;
   const fourier = c.time_embedding_type === "fourier";
   const width = c.time_embedding_dim ?? first * (fourier ? 2 : 4);
+  if (fourier && width % 2 !== 0) {
+    throw new UserError(`time_embedding_dim must be even with time_embedding_type "fourier"; it is ${width}.`, {
+      field: "time_embedding_dim",
+    });
+  }
   const timeInputs = fourier ? width : first;
   const waves = { flipSinToCos: c.flip_sin_to_cos, frequencyShift: c.freq_shift };
   const pooledText = c.addition_embed_type === "text" ? pooledTextEmbedding(c, width) : undefined;
@@ -87,6 +92,14 @@ export function conditioning(c: ConditioningConfig) {
   const finish = c.time_embedding_act_fn ? activation(c.time_embedding_act_fn) : (x: Tensor) => x;
   const projectTime = (t: Tensor) => parts.time_proj?.(t) ?? sinusoids(t, first, waves);
   const hasClasses = c.class_embed_type !== null || c.num_class_embeds !== null;
+  if (c.class_embeddings_concat && !hasClasses) {
+    throw new UserError(
+      "class_embeddings_concat needs classes (num_class_embeds or class_embed_type); both are null.",
+      {
+        field: "class_embeddings_concat",
+      },
+    );
+  }
 
   return {
     parts,

@@ -5,6 +5,7 @@ import type { ResnetBlockOptions } from "../nn/resnet-block.ts";
 import { transformer2d } from "../nn/transformer-2d.ts";
 import type { TransformerInputs } from "../nn/transformer-block.ts";
 import {
+  checkGroups,
   count,
   countOrCounts,
   counts,
@@ -22,9 +23,15 @@ import { conditioningFields } from "./unet-2d-conditioning.ts";
 
 const DOWN = ["CrossAttnDownBlock2D", "DownBlock2D", "ResnetDownsampleBlock2D"] as const;
 
-/** Transformer layers: for all blocks, for each block, or for each layer of each block. */
+/**
+ * Transformer layers: for all blocks, for each block, or for each layer of each block. With none, what stands around them
+ * (normalization and projections) is there all the same, as in diffusers.
+ */
 const transformerLayers = () =>
-  z.union([layerCount(), listOf(layersOrList())], "a number of layers, or a list with an entry for each block");
+  z.union(
+    [layerCount({ from: 0 }), listOf(layersOrList({ from: 0 }))],
+    "a number of layers, or a list with an entry for each block",
+  );
 
 /** The fields of the way down and the middle; shared by the text-conditional U-Net and its control networks. */
 export const encoderFields = {
@@ -120,6 +127,7 @@ export function unet2dEncoder(c: EncoderConfig, embeddingWidth: number, dropout?
       { field: "block_out_channels" },
     );
   }
+  checkGroups(c);
   const { resnet, transformer } = conditionBlocks(c, embeddingWidth, dropout);
   const layers = perLevel(c.layers_per_block, levels, "layers_per_block");
   const depth = perLevel<number | number[]>(

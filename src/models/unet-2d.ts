@@ -8,6 +8,7 @@ import type { Dropout } from "../nn/resnet-block.ts";
 import { gaussianFourierProjection, sinusoids, timestepEmbedding } from "../nn/timestep-embedding.ts";
 import {
   type Config,
+  checkGroups,
   count,
   counts,
   flag,
@@ -215,13 +216,7 @@ function checkLevels({ down_block_types, up_block_types, block_out_channels, nor
       { field: "block_out_channels" },
     );
   }
-  const odd = block_out_channels.filter((channels) => channels % norm_num_groups !== 0);
-  if (odd.length > 0) {
-    throw new UserError(
-      `block_out_channels must be multiples of norm_num_groups (${norm_num_groups}); ${odd.join(", ")} are not.`,
-      { hint: "Choose a norm_num_groups that divides them all, for example 8.", field: "norm_num_groups" },
-    );
-  }
+  checkGroups({ block_out_channels, norm_num_groups });
 }
 
 /** Throws unless halving and doubling at each level gives every size back. */

@@ -43,6 +43,7 @@ export type PartWeights =
 export interface PartJob {
   /** Names the graph: jobs of one name and inputs of the same shapes share a session. */
   readonly name: string;
+  /** What the graph has no use for is left out: a control network without attention sees no text. */
   readonly feeds: Feeds;
   /** Feeds that stay the same over several runs: what depends on them alone is computed when they change. */
   readonly steady?: readonly string[];
@@ -144,11 +145,8 @@ export function partSessions(
       entry.users++;
       try {
         const session = await entry.session;
-        // A graph of few layers may have none of those that a switch is for.
-        const unused = Object.keys(change?.switches?.scales ?? {}).filter(
-          (name) => !session.inputs.some((input) => input.name === name),
-        );
-        const feeds = Object.entries(job.feeds).filter(([name]) => !unused.includes(name));
+        // A graph of few layers may have no use for some of what is fed.
+        const feeds = session.inputs.flatMap(({ name }) => (job.feeds[name] ? [[name, job.feeds[name]] as const] : []));
         return await session.run(Object.fromEntries(feeds), { signal });
       } catch (error) {
         // A network that could not be loaded is tried anew next time.

@@ -8,7 +8,7 @@ import { openSession } from "../../runtime/index.ts";
 import { type PartJob, type PartSessions, partSessions } from "../part-sessions.ts";
 import { type ControlCall, controlOf } from "./control.ts";
 
-const network = controlNet({
+const config = {
   block_out_channels: [8, 16],
   down_block_types: ["CrossAttnDownBlock2D", "DownBlock2D"],
   layers_per_block: 1,
@@ -19,18 +19,23 @@ const network = controlNet({
   addition_embed_type: "text_time",
   addition_time_embed_dim: 4,
   projection_class_embeddings_input_dim: 28,
-});
-const noise = seeded(6);
-const stored = new Map(
-  // Layers that start at zero would hide what others compute.
-  [...initialize(network, seeded(5))].map(([name, { shape }]) => [name, noise.normal(shape, { std: 0.2 })]),
-);
-const part = {
-  name: "controlnet",
-  network,
-  weights: { source: "control", bound: stored as WeightSource, externalData: "." },
 };
+const noise = seeded(6);
+/** A control network and its weights. */
+function partOf(more: object = {}) {
+  const network = controlNet({ ...config, ...more });
+  const stored = new Map(
+    // Layers that start at zero would hide what others compute.
+    [...initialize(network, seeded(5))].map(([name, { shape }]) => [name, noise.normal(shape, { std: 0.2 })]),
+  );
+  return {
+    name: "controlnet",
+    network,
+    weights: { source: "control", bound: stored as WeightSource, externalData: "." },
+  };
+}
 
+const part = partOf();
 const random = seeded(3);
 const latents = random.normal([2, 4, 4, 4]);
 const conditions = {
@@ -80,7 +85,7 @@ test("the picture's embedding and the text's keys and values are computed once a
   const [{ feeds, graph, steady }] = jobs as [PartJob];
   const inputs = Object.entries(feeds).map(([name, { shape, dtype }]) => [name, input(name, shape, dtype)] as const);
   const outputs = forInference(() => graph(Object.fromEntries(inputs)));
-  const { bytes, ahead } = toOnnx(outputs, { bind: bindWeights(network, stored), steady });
+  const { bytes, ahead } = toOnnx(outputs, { bind: bindWeights(part.network, part.weights.bound), steady });
   expect(ahead.map(({ inputs }) => Object.keys(inputs).sort())).toEqual([["picture", "text", "textEmbeds", "timeIds"]]);
   const handed = Object.values(ahead[0]!.outputs).map(({ shape }) => shape);
   // The embedded picture, of the latents' size, and what two layers of attention take of the text.
@@ -103,5 +108,20 @@ test("a step with another picture gives what that picture gives", async () => {
   const first = await said(0.2);
   expect(await said(0.9)).not.toEqual(first);
   expect(await said(0.2)).toEqual(first);
+  await sessions.close();
+});
+
+test("one without attention runs without looking at the text", async () => {
+  const none = { down_block_types: ["DownBlock2D", "DownBlock2D"], transformer_layers_per_block: [0, 0] };
+  const blind = partOf({ ...none, mid_block_type: "UNetMidBlock2D" });
+  const sessions = partSessions(blind, { threads: 1 });
+  const call = controlOf(blind, sessions, control);
+  const said = async (text: HostTensor<"float32">) => {
+    const given = { latents, timestep: 500, conditions: { ...conditions, text }, signal: undefined };
+    return (await call(given, { step: 0, steps: 2 }))!.mid!.data;
+  };
+  const first = await said(conditions.text);
+  expect(first.some((value) => value !== 0)).toBe(true);
+  expect(await said(random.normal([2, 5, 12]))).toEqual(first);
   await sessions.close();
 });
