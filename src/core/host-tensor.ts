@@ -2,7 +2,7 @@ import { invariant } from "./errors.ts";
 
 /**
  * The element types of tensors, by the names PyTorch gives them. `float16` and `bfloat16` are held as raw bits in a
- * `Uint16Array`, `bool` as bytes 0 and 1.
+ * `Uint16Array`, the eight-bit floats of files as those in a `Uint8Array`, `bool` as bytes 0 and 1.
  */
 export type DType = keyof Arrays;
 
@@ -11,6 +11,8 @@ const ARRAYS = {
   float64: Float64Array,
   float16: Uint16Array,
   bfloat16: Uint16Array,
+  float8_e4m3fn: Uint8Array,
+  float8_e5m2: Uint8Array,
   int64: BigInt64Array,
   int32: Int32Array,
   int16: Int16Array,
@@ -26,6 +28,8 @@ interface Arrays {
   float64: Float64Array;
   float16: Uint16Array;
   bfloat16: Uint16Array;
+  float8_e4m3fn: Uint8Array;
+  float8_e5m2: Uint8Array;
   int64: BigInt64Array;
   int32: Int32Array;
   int16: Int16Array;

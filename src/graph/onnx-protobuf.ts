@@ -34,6 +34,8 @@ export const ONNX_TYPES: Record<DType, DataType> = {
   float64: DataType.DOUBLE,
   float16: DataType.FLOAT16,
   bfloat16: DataType.BFLOAT16,
+  float8_e4m3fn: DataType.FLOAT8E4M3FN,
+  float8_e5m2: DataType.FLOAT8E5M2,
   int64: DataType.INT64,
   int32: DataType.INT32,
   int16: DataType.INT16,

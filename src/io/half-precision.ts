@@ -4,11 +4,23 @@ import { arrayFor, type DType, type HostTensor } from "../core/host-tensor.ts";
 /** The dtypes that weights are stored and computed in. */
 export type FloatDType = "float32" | "float64" | "float16" | "bfloat16";
 
-const FLOATS: ReadonlySet<DType> = new Set<DType>(["float32", "float64", "float16", "bfloat16"]);
+/** Those that are read besides. */
+export type Float8DType = "float8_e4m3fn" | "float8_e5m2";
+
+/** The number that an element of a typed array stands for. */
+const DECODE: Readonly<Record<FloatDType | Float8DType, (element: number) => number>> = {
+  float32: (value) => value,
+  float64: (value) => value,
+  float16: float16Value,
+  bfloat16: bfloat16Value,
+  float8_e4m3fn: float8E4M3Value,
+  // The upper half of a binary16 number.
+  float8_e5m2: (bits) => float16Value(bits << 8),
+};
 
 /** Whether a dtype is one of the floating-point ones. */
-export function isFloat(dtype: DType): dtype is FloatDType {
-  return FLOATS.has(dtype);
+export function isFloat(dtype: DType): dtype is FloatDType | Float8DType {
+  return Object.hasOwn(DECODE, dtype);
 }
 
 const scratch = new Float32Array(1);
@@ -82,16 +94,32 @@ export function bfloat16Value(bits: number): number {
 }
 
 /**
+ * The number that the `bits` of float8 E4M3 stand for (Micikevicius et al. 2022, "FP8 formats for deep learning"): up to 448,
+ * one pattern for NaN of each sign and none for infinity.
+ */
+export function float8E4M3Value(bits: number): number {
+  const exponent = (bits >>> 3) & 15;
+  const fraction = bits & 7;
+  const magnitude =
+    (bits & 0x7f) === 0x7f
+      ? Number.NaN
+      : exponent === 0
+        ? fraction * 2 ** -9
+        : (1 + fraction / 8) * 2 ** (exponent - 7);
+  return bits & 0x80 ? -magnitude : magnitude;
+}
+
+/**
  * The same tensor in another floating-point dtype, rounded to nearest even. A tensor that has the dtype already is
  * returned as it is, not copied.
  */
 export function convertFloat<D extends FloatDType>(tensor: HostTensor, dtype: D): HostTensor<D> {
-  invariant(isFloat(tensor.dtype), `${tensor.dtype} is not a floating-point dtype`);
-  if (tensor.dtype === dtype) return tensor as HostTensor<D>;
+  const from = tensor.dtype;
+  invariant(isFloat(from), `${from} is not a floating-point dtype`);
+  if (from === dtype) return tensor as HostTensor<D>;
   const source = tensor.data as ArrayLike<number>;
   const result = arrayFor<FloatDType>(dtype, source.length);
-  const decode =
-    tensor.dtype === "float16" ? float16Value : tensor.dtype === "bfloat16" ? bfloat16Value : (value: number) => value;
+  const decode = DECODE[from];
   const encode = dtype === "float16" ? float16Bits : dtype === "bfloat16" ? bfloat16Bits : (value: number) => value;
   for (let i = 0; i < source.length; i++) result[i] = encode(decode(source[i]!));
   return { dtype, shape: tensor.shape, data: result as HostTensor<D>["data"] };

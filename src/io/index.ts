@@ -7,6 +7,7 @@ export {
   bfloat16Bits,
   bfloat16Value,
   convertFloat,
+  type Float8DType,
   type FloatDType,
   float16Bits,
   float16Value,

@@ -37,6 +37,8 @@ const CODES: Readonly<Record<DType, string>> = {
   bool: "BOOL",
   uint8: "U8",
   int8: "I8",
+  float8_e5m2: "F8_E5M2",
+  float8_e4m3fn: "F8_E4M3",
   int16: "I16",
   uint16: "U16",
   float16: "F16",
@@ -49,6 +51,12 @@ const CODES: Readonly<Record<DType, string>> = {
 };
 const RANKS = Object.keys(CODES) as DType[];
 const DTYPES = new Map(RANKS.map((dtype) => [CODES[dtype], dtype]));
+
+/** The format's other dtypes: no network that is built here has weights of them. */
+const NOT_READ: ReadonlySet<string> = new Set([
+  ...["F4", "F6_E2M3", "F6_E3M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"],
+  ...["C64", "U64"],
+]);
 
 /**
  * Reads the length of the JSON header from a file's first bytes and checks that the file can hold it.
@@ -106,7 +114,7 @@ export function parseHeader(bytes: Uint8Array, fileSize: number, source: string)
         metadata.push([key, text]);
       }
     } else {
-      tensors.set(name, parseEntry(name, value, start, damaged));
+      tensors.set(name, parseEntry(name, value, start, source, damaged));
     }
   }
   checkLayout(tensors, start, fileSize, source, damaged);
@@ -115,11 +123,16 @@ export function parseHeader(bytes: Uint8Array, fileSize: number, source: string)
 
 type Damaged = (problem: string) => UserError;
 
-function parseEntry(name: string, value: unknown, start: number, damaged: Damaged): TensorEntry {
+function parseEntry(name: string, value: unknown, start: number, source: string, damaged: Damaged): TensorEntry {
   if (!isObject(value)) throw damaged(`tensor ${quote(name)} is not described by an object`);
   const { dtype: code, shape, data_offsets: offsets, ...others } = value;
   const [unknown] = Object.keys(others);
   if (unknown !== undefined) throw damaged(`tensor ${quote(name)} has an unknown field ${quote(unknown)}`);
+  if (typeof code === "string" && NOT_READ.has(code)) {
+    throw new UserError(`${source} holds tensor ${quote(name)} of dtype ${code}, which is not read.`, {
+      hint: `Get a version of the model in F16, BF16 or F32, or convert it in Python (tensor.to(torch.bfloat16)); read are ${[...DTYPES.keys()].sort().join(", ")}.`,
+    });
+  }
   const dtype = typeof code === "string" ? DTYPES.get(code) : undefined;
   if (dtype === undefined) {
     throw damaged(

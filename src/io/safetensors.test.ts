@@ -41,6 +41,8 @@ const DTYPES: DType[] = [
   "float64",
   "float16",
   "bfloat16",
+  "float8_e4m3fn",
+  "float8_e5m2",
   "int64",
   "int32",
   "int16",
@@ -168,8 +170,14 @@ describe("the safetensors format", () => {
     expect(refusal(fileOf('{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}', 4))).toContain(
       'tensor "a" of shape [2] and dtype F32 needs 8 bytes, its data_offsets give 4',
     );
-    expect(refusal(fileOf('{"a":{"dtype":"F8_E4M3","shape":[4],"data_offsets":[0,4]}}', 4))).toContain(
-      'tensor "a" has dtype "F8_E4M3"; accepted are BF16, BOOL',
+    expect(refusal(fileOf('{"a":{"dtype":"F9","shape":[4],"data_offsets":[0,4]}}', 4))).toContain(
+      'tensor "a" has dtype "F9"; accepted are BF16, BOOL',
+    );
+    const other = refusal(fileOf('{"a":{"dtype":"F8_E8M0","shape":[4],"data_offsets":[0,4]}}', 4));
+    expect(other).toContain('holds tensor "a" of dtype F8_E8M0, which is not read.\nGet a version');
+    expect(other).not.toContain("damaged");
+    expect(refusal(fileOf('{"a":{"dtype":"C64","shape":[1],"data_offsets":[0,8]}}', 8))).toContain(
+      "of dtype C64, which is not read",
     );
     expect(refusal(fileOf('{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}', 4))).toContain(
       "no shape of whole",

@@ -47,7 +47,7 @@ export interface Weighted extends PartGroup {
 /** Finds the value of a parameter for `toOnnx`. */
 export type Bind = (leaf: Tensor) => Binding | undefined;
 
-const FLOATS: readonly DType[] = ["float32", "float16", "bfloat16", "float64"];
+const FLOATS: readonly DType[] = ["float32", "float16", "bfloat16", "float64", "float8_e4m3fn", "float8_e5m2"];
 
 /** How an error speaks of weights that do not fit. */
 export interface MatchOptions {

@@ -43,6 +43,8 @@ const ELEMENT_TYPES = {
   float64: TensorProto_DataType.DOUBLE,
   float16: TensorProto_DataType.FLOAT16,
   bfloat16: TensorProto_DataType.BFLOAT16,
+  float8_e4m3fn: TensorProto_DataType.FLOAT8E4M3FN,
+  float8_e5m2: TensorProto_DataType.FLOAT8E5M2,
   int64: TensorProto_DataType.INT64,
   int32: TensorProto_DataType.INT32,
   int16: TensorProto_DataType.INT16,
