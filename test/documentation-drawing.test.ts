@@ -14,7 +14,12 @@ afterAll(() => here.remove());
 
 /** What the code of each page prints, piece by piece, with the tiny models in the place of those it names. */
 const PRINTED: Readonly<Record<string, readonly unknown[][]>> = {
-  "text-to-image.md": [[[24, 24, 7, [3, 24, 24]]], [["1 of 50", 12], ["2 of 50", 12], ["seen enough"]], [[true, true]]],
+  "text-to-image.md": [
+    [[24, 24, 7, [3, 24, 24]]],
+    [["1 of 50", 12], ["2 of 50", 12], ["seen enough"]],
+    [[true, true]],
+    [["3.9 GiB"]],
+  ],
   "image-to-image.md": [
     [
       [0.2, 2, 60, 44],

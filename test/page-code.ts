@@ -5,8 +5,11 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { vi } from "vitest";
+import * as graph from "../src/graph/index.ts";
 import * as allegory from "../src/index.ts";
 import * as io from "../src/io/index.ts";
+import * as models from "../src/models/index.ts";
+import * as nn from "../src/nn/index.ts";
 import * as pipelines from "../src/pipelines/index.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
@@ -14,7 +17,10 @@ const root = fileURLToPath(new URL("..", import.meta.url));
 /** What the code of pages imports from. */
 const MODULES: Readonly<Record<string, object>> = {
   allegory,
+  "allegory/graph": graph,
   "allegory/io": io,
+  "allegory/models": models,
+  "allegory/nn": nn,
   "allegory/pipelines": pipelines,
 };
 

@@ -24,7 +24,7 @@ export type { DiT, DiTConfig } from "./dit.ts";
 export type { Flux, FluxConfig, FluxInputs } from "./flux.ts";
 export { type AdapterUse, type Lora, lora } from "./lora.ts";
 export { kohyaTensors, peftTensors } from "./lora-names.ts";
-export { estimateMemory, type InferenceMemory } from "./memory.ts";
+export { estimateMemory, type InferenceMemory, isLarge } from "./memory.ts";
 export {
   isOriginalCheckpoint,
   type OriginalCheckpoint,

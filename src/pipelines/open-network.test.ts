@@ -6,9 +6,9 @@ import { float32, type HostTensor } from "../core/host-tensor.ts";
 import { seeded } from "../core/random.ts";
 import { input } from "../graph/index.ts";
 import { type FloatDType, readModelFolder, writeModelFolder } from "../io/index.ts";
-import { bindWeights, initialize, unet2dCondition } from "../models/index.ts";
+import { bindWeights, initialize, isLarge, unet2dCondition } from "../models/index.ts";
 import { forInference } from "../nn/index.ts";
-import { isLarge, openNetwork } from "./open-network.ts";
+import { openNetwork } from "./open-network.ts";
 
 const network = unet2dCondition({
   sample_size: 64,

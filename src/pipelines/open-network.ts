@@ -1,6 +1,5 @@
 import { type OnnxModel, type OnnxOptions, onnxInTurns, type Tensor } from "../graph/index.ts";
-import type { Bind, Weighted } from "../models/index.ts";
-import { parameterCount } from "../nn/index.ts";
+import type { Bind } from "../models/index.ts";
 import {
   type DeviceName,
   inferenceTarget,
@@ -16,18 +15,10 @@ export interface NetworkSession
   readonly bind: Bind;
   /** The device whose operators the graph is written with; default: `device`. */
   readonly known?: DeviceName | "auto";
-  /** Whether the weights are too many to be there twice while they are loaded: see {@link isLarge}. */
+  /** Whether the weights are too many to be there twice while they are loaded: see `isLarge`. */
   readonly large: boolean;
   /** Inputs that often stay the same from run to run. */
   readonly steady?: readonly string[];
-}
-
-/** Networks of more bytes in float32 are loaded and run with an eye on memory; smaller ones are a little faster without. */
-const LARGE_BYTES = 256e6;
-
-/** Whether a network's weights take so much that loading must not need them twice. */
-export function isLarge(network: Weighted): boolean {
-  return 4 * parameterCount(network) > LARGE_BYTES;
 }
 
 /** Milliseconds after which others get a turn while a graph is written, which for large networks takes longer. */

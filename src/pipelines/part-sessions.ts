@@ -5,13 +5,14 @@ import {
   type Bind,
   bindRounded,
   bindWeights,
+  isLarge,
   linearWeights,
   type Weighted,
   type WeightSource,
 } from "../models/index.ts";
 import { forInference } from "../nn/index.ts";
 import type { Device, DeviceName, Feeds, Session } from "../runtime/index.ts";
-import { isLarge, openNetwork, turn } from "./open-network.ts";
+import { openNetwork, turn } from "./open-network.ts";
 
 export interface ComputeOptions {
   /** Default `"cpu"`. */
