@@ -55,6 +55,28 @@ describe("a model folder", () => {
     for (const [name, tensor] of tensors) expect(await weights.read(name)).toEqual(tensor);
   });
 
+  it("written anew keeps no shards from before, but those of other variants", async () => {
+    const path = join(root, "rewritten");
+    const files = async () => (await readdir(path)).filter((name) => name !== "config.json").sort();
+    await writeModelFolder(path, model, { maxShardBytes: 20 });
+    await writeModelFolder(path, model, { maxShardBytes: 24 });
+    expect(await files()).toEqual([
+      ...["diffusion_pytorch_model-00001-of-00002.safetensors", "diffusion_pytorch_model-00002-of-00002.safetensors"],
+      "diffusion_pytorch_model.safetensors.index.json",
+    ]);
+    await writeModelFolder(path, model, { maxShardBytes: 20, variant: "bf16" });
+    const others = (await files()).filter((name) => name.includes("bf16"));
+    expect(others.length).toBe(4);
+    await writeModelFolder(path, model);
+    expect(await files()).toEqual([...others, "diffusion_pytorch_model.safetensors"].sort());
+    // An index that names files elsewhere, or other ones, removes nothing.
+    const map = { a: "../rewritten/config.json", b: "config.json", c: `../rewritten/${others[0]}`, d: 7 };
+    const index = join(path, "diffusion_pytorch_model.safetensors.index.json");
+    await writeFile(index, JSON.stringify({ weight_map: map }));
+    await writeModelFolder(path, model);
+    expect(await readdir(path)).toEqual(expect.arrayContaining(["config.json", ...others]));
+  });
+
   it("keeps variants apart and names those it has", async () => {
     const path = join(root, "variants");
     await writeModelFolder(path, model, { variant: "fp16", dtype: "float16" });

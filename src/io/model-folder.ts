@@ -1,6 +1,6 @@
 import { existsSync } from "node:fs";
 import { rm } from "node:fs/promises";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { UserError } from "../core/errors.ts";
 import { bytesPerElement, type HostTensor, sizeOf } from "../core/host-tensor.ts";
 import { convertFloat, type FloatDType, isFloat } from "./half-precision.ts";
@@ -120,7 +120,10 @@ export interface WriteModelOptions {
   readonly maxShardBytes?: number;
 }
 
-/** Writes `config.json` and the weights of a model, split over several files beyond `maxShardBytes`. */
+/**
+ * Writes `config.json` and the weights of a model, split over several files beyond `maxShardBytes`. Files of the weights that
+ * were there before, of this variant, are removed once the new ones are in their place.
+ */
 export async function writeModelFolder(
   path: string,
   model: ModelToWrite,
@@ -134,11 +137,12 @@ export async function writeModelFolder(
   const metadata = { format: "pt" };
   const single = join(path, `${stem}${infix}.safetensors`);
   const index = join(path, `${stem}.safetensors.index${infix}.json`);
+  const before = await shardsOf(index);
+  const weightMap: Record<string, string> = {};
   if (shards.length === 1) {
     await writeSafetensors(single, tensors, metadata);
     await rm(index, { force: true });
   } else {
-    const weightMap: Record<string, string> = {};
     for (const [i, shard] of shards.entries()) {
       const number = (n: number) => String(n).padStart(5, "0");
       const name = `${stem}${infix}-${number(i + 1)}-of-${number(shards.length)}.safetensors`;
@@ -150,11 +154,22 @@ export async function writeModelFolder(
     // A reader prefers the single file: one left from before would hide the shards.
     await rm(single, { force: true });
   }
+  const now = new Set(Object.values(weightMap));
+  for (const name of before) if (!now.has(name)) await rm(join(path, name), { force: true });
   const named =
     library === "diffusers"
       ? { _class_name: model.className, _diffusers_version: LAYOUT_VERSION }
       : { architectures: [model.className] };
   await writeJsonObject(join(path, "config.json"), { ...model.config, ...named });
+}
+
+/** The files of shards that an index names, if there is one; what else a damaged one names is left alone. */
+async function shardsOf(index: string): Promise<string[]> {
+  if (!existsSync(index)) return [];
+  const { weight_map: map } = await readJsonObject(index).catch((): JsonObject => ({}));
+  return [...new Set(Object.values(map ?? {}))].filter(
+    (name) => typeof name === "string" && basename(name) === name && /-\d{5}-of-\d{5}.*\.safetensors$/.test(name),
+  );
 }
 
 /** One component of a pipeline to write: a model, a configuration alone (a scheduler), or what writes its own files. */
