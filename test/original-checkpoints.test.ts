@@ -17,6 +17,7 @@ import {
   autoencoderKL,
   type Bind,
   bindWeights,
+  type Config,
   clipText,
   clipTextWithProjection,
   type OriginalPart,
@@ -299,6 +300,47 @@ test("files of other kinds are told apart", async () => {
     ["something", "no checkpoint of Stable Diffusion"],
   ] as const;
   for (const [name, words] of kinds) expect(await refusal("other", new Map([[name, loose([1])]]))).toContain(words);
+});
+
+/** A U-Net alone, in the file of its authors. */
+async function unetFile(family: keyof typeof unetConfigs, options: Config) {
+  const config = { ...unetConfig(family), ...options };
+  const weights = randomWeights(unet2dCondition(config), 1);
+  const path = join(folder, "unet.safetensors");
+  await writeSafetensors(path, new Map(under("model.diffusion_model.", originalUNet(weights, config))));
+  return { path, weights };
+}
+
+test("a U-Net that is told the guidance is that of a latent consistency model", async () => {
+  const { path, weights } = await unetFile("1.x", { time_cond_proj_dim: 24 });
+  const { family, parts, scheduler } = await openSingleFile(path);
+  expect(family).toBe("1.x");
+  expect(parts.unet!.config).toMatchObject({ time_cond_proj_dim: 24 });
+  expect(new Set(parts.unet!.weights.keys())).toEqual(new Set(weights.keys()));
+  expect(scheduler).toMatchObject({ _class_name: "LCMScheduler", prediction_type: "epsilon" });
+});
+
+test("files of 2.x predict v, those of its inpainting model the noise, and what is given otherwise", async () => {
+  const { path } = await unetFile("2.x", {});
+  const [usual, given] = [await openSingleFile(path), await openSingleFile(path, { prediction: "epsilon" })];
+  expect(usual.scheduler).toMatchObject({ prediction_type: "v_prediction" });
+  expect(usual.notes).toEqual([expect.stringContaining("--prediction epsilon")]);
+  expect([given.scheduler!.prediction_type, given.notes]).toEqual(["epsilon", []]);
+  const inpainting = await openSingleFile((await unetFile("2.x", { in_channels: 9 })).path);
+  expect([inpainting.scheduler!.prediction_type, inpainting.notes]).toEqual(["epsilon", []]);
+});
+
+test("an autoencoder alone of 16 latent channels has the scaling of FLUX.1 until it is told another", async () => {
+  const config = { ...vaeConfig, latent_channels: 16, use_quant_conv: false, use_post_quant_conv: false };
+  const path = join(folder, "ae.safetensors");
+  await writeSafetensors(path, originalVae(randomWeights(autoencoderKL(config), 2), config));
+  const { parts, notes } = await openSingleFile(path);
+  expect(parts.vae!.config).toMatchObject({ scaling_factor: 0.3611, shift_factor: 0.1159, use_quant_conv: false });
+  expect(notes).toEqual([expect.stringContaining("Stable Diffusion 3 has 1.5305 and 0.0609")]);
+  const known = await openSingleFile(path, { configs: { vae: { scaling_factor: 0.5 } } });
+  expect(known.notes).toEqual([]);
+  expect(known.parts.vae!.config).toMatchObject({ scaling_factor: 0.5 });
+  expect(known.parts.vae!.config).not.toHaveProperty("shift_factor");
 });
 
 test("an autoencoder alone is read, and says that its scaling factor is a guess", async () => {

@@ -4,9 +4,10 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { readJsonObject, writeJsonObject, writeModelFolder, writeSafetensors } from "../src/io/index.ts";
-import { autoencoderKL, autoencoderTiny } from "../src/models/index.ts";
+import { autoencoderKL, autoencoderTiny, flux } from "../src/models/index.ts";
 import { pipeline, type TextToImageOptions, type TextToImageState } from "../src/pipelines/index.ts";
 import { originalVae, randomWeights } from "./original-files.ts";
+import { tinyFlux, writeTiny } from "./tiny-models.ts";
 
 // Another autoencoder in every form that it comes in, and what previews make of latents.
 
@@ -69,6 +70,41 @@ test("another autoencoder is a folder, a file in it, or its authors' file, which
   expect(file!.float.data).toEqual(other!.float.data);
   expect(original!.float.data).toEqual(other!.float.data);
   expect(tiny).toMatchObject({ width: 24, height: 24 });
+});
+
+test("a file of 16 latent channels is scaled, shifted and normalized as the model's own autoencoder is", async () => {
+  const { parts, ...rest } = tinyFlux("schnell");
+  const transformer = flux({ ...parts.transformer.network.config, in_channels: 64 });
+  const wide = { ...config, latent_channels: 16, use_quant_conv: false, use_post_quant_conv: false };
+  const values = (start: number) => Array.from({ length: 16 }, (_, i) => start + i / 20);
+  for (const [name, scaling] of [
+    ["shift", { scaling_factor: 0.3611, shift_factor: 0.1159 }],
+    ["channels", { scaling_factor: 1, latents_mean: values(-0.4), latents_std: values(0.5) }],
+  ] as const) {
+    const network = autoencoderKL({ ...wide, ...scaling });
+    const weights = randomWeights(network, 6);
+    await writeTiny(at(name), {
+      ...rest,
+      parts: {
+        ...parts,
+        transformer: { ...parts.transformer, network: transformer, tensors: randomWeights(transformer, 5) },
+        vae: { className: "AutoencoderKL", network, tensors: weights },
+      },
+    });
+    await writeSafetensors(at(`${name}.safetensors`), originalVae(weights, wide));
+    const pipes = await Promise.all(
+      [{}, { vae: at(`${name}.safetensors`) }].map((options) =>
+        pipeline("text-to-image", at(name), { threads: 1, ...options }),
+      ),
+    );
+    expect(pipes[1]!.model.vae.network.config).toMatchObject(scaling);
+    if (name === "shift") {
+      const request = { prompt: "a cat", steps: 1, width: 16, height: 16 };
+      const [own, file] = await Promise.all(pipes.map(async (pipe) => (await pipe.generate(request))[0]!.float.data));
+      expect(file).toEqual(own);
+    }
+    for (const pipe of pipes) await pipe.close();
+  }
 });
 
 test("previews are decoded where an autoencoder for them is given, and do not change the picture", async () => {

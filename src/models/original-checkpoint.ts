@@ -12,6 +12,7 @@ import {
   openClipConfig,
   originalSchedulerConfig,
   type ShapeOf,
+  scalingNote,
   unetConfig,
   vaeConfig,
 } from "./original-config.ts";
@@ -132,9 +133,7 @@ export function originalCheckpoint(weights: WeightSource, options: OriginalOptio
       family = familyOf(shape);
       take("unet", "UNet2DConditionModel", prefix, unetConfig(shape, family, configs.unet));
     } else if (kind === "vae" && !parts.vae) {
-      if (!family && configs.vae?.scaling_factor === undefined) {
-        notes.push("An autoencoder alone does not say its scaling_factor; taken is 0.18215 (XL has 0.13025).");
-      }
+      if (!family && configs.vae?.scaling_factor === undefined) notes.push(scalingNote(shape));
       take("vae", "AutoencoderKL", prefix, vaeConfig(shape, family, configs.vae));
     } else if (kind === "clip" && !parts.text_encoder) {
       take("text_encoder", "CLIPTextModel", prefix, clipConfig(shape, configs.text_encoder));
@@ -168,7 +167,7 @@ export function originalCheckpoint(weights: WeightSource, options: OriginalOptio
   return {
     family,
     parts,
-    scheduler: family && schedulerOf(family, weights, options, notes),
+    scheduler: family && schedulerOf(family, weights, { options, unet: parts.unet!, notes }),
     unused: rest,
     notes,
   };
@@ -225,19 +224,28 @@ function pieceOf(stored: StoredWeight, { third, transposed }: OriginalPlace): St
 function schedulerOf(
   family: OriginalFamily,
   weights: WeightSource,
-  { prediction }: OriginalOptions,
-  notes: string[],
+  about: { readonly options: OriginalOptions; readonly unet: OriginalComponent; readonly notes: string[] },
 ): Config {
-  // Marks that trainers of XL variants leave in the file.
-  const marked = weights.get("v_pred") ? "v_prediction" : "epsilon";
-  if (prediction === undefined && family === "2.x") {
-    notes.push(
-      "A file of Stable Diffusion 2.x does not say what it predicts; taken is v_prediction (768), for the 512-base models give epsilon.",
+  const { prediction } = about.options;
+  const { in_channels: inputs, time_cond_proj_dim: told } = about.unet.config;
+  // Stability's v2-inpainting-inference.yaml gives no parameterization, which is epsilon there.
+  const ofTwo = family === "2.x" && inputs !== INPAINTING_INPUTS;
+  if (prediction === undefined && ofTwo) {
+    about.notes.push(
+      'A file of Stable Diffusion 2.x does not say what it predicts; taken is v_prediction (768). For the 512-base models give `prediction: "epsilon"`, --prediction epsilon.',
     );
   }
-  const usual = family === "2.x" ? "v_prediction" : marked;
-  return originalSchedulerConfig(family, prediction ?? usual, weights.get("ztsnr") !== undefined);
+  // Marks that trainers of XL variants leave in the file.
+  const marked = weights.get("v_pred") ? "v_prediction" : "epsilon";
+  return originalSchedulerConfig(family, {
+    prediction: prediction ?? (ofTwo ? "v_prediction" : marked),
+    zeroSnr: weights.get("ztsnr") !== undefined,
+    consistency: typeof told === "number",
+  });
 }
+
+/** Channels that the U-Net of an inpainting model takes: latents, the mask, and the latents of what is kept. */
+const INPAINTING_INPUTS = 9;
 
 function noOriginal(weights: WeightSource, what: string): UserError {
   const names = [...weights.keys()];

@@ -54,6 +54,8 @@ export function unetConfig(shape: ShapeOf, family: OriginalFamily, given: Config
   const channels = levels.map((level) => level.channels);
   const label = shape("label_emb.0.0.weight");
   const xl = family === "XL" || family === "XL refiner";
+  // Of latent consistency models (Luo et al. 2023): how wide the embedding of the guidance is.
+  const told = shape("time_embed.cond_proj.weight")?.[1];
   return {
     _class_name: "UNet2DConditionModel",
     sample_size: xl ? 128 : family === "2.x" ? 96 : 64,
@@ -76,6 +78,7 @@ export function unetConfig(shape: ShapeOf, family: OriginalFamily, given: Config
       : label
         ? { class_embed_type: "projection", projection_class_embeddings_input_dim: label[1]! }
         : {}),
+    ...(told === undefined ? {} : { time_cond_proj_dim: told }),
     ...given,
   };
 }
@@ -110,6 +113,24 @@ function heads(channels: readonly number[], family: OriginalFamily): number | nu
   );
 }
 
+/** How latents are scaled, as the models' own configurations have it. */
+const SCALINGS = {
+  stable: { scaling_factor: 0.18215 },
+  xl: { scaling_factor: 0.13025 },
+  flux: { scaling_factor: 0.3611, shift_factor: 0.1159 },
+};
+
+/** Latent channels of the autoencoders of Stable Diffusion 3 and FLUX.1, which are built alike. */
+const WIDE_LATENTS = 16;
+const latentChannels = (shape: ShapeOf) => needed(shape, "decoder.conv_in.weight", "autoencoder")[1]!;
+
+/** What is assumed of an autoencoder alone, whose file does not say how latents are scaled. */
+export function scalingNote(shape: ShapeOf): string {
+  return latentChannels(shape) === WIDE_LATENTS
+    ? "An autoencoder alone does not say how its latents are scaled; taken are the scaling_factor 0.3611 and shift_factor 0.1159 of FLUX.1 (Stable Diffusion 3 has 1.5305 and 0.0609)."
+    : "An autoencoder alone does not say its scaling_factor; taken is 0.18215 (XL has 0.13025).";
+}
+
 /** The configuration of an original autoencoder. */
 export function vaeConfig(shape: ShapeOf, family: OriginalFamily | undefined, given: Config = {}): Config {
   const channels: number[] = [];
@@ -118,19 +139,23 @@ export function vaeConfig(shape: ShapeOf, family: OriginalFamily | undefined, gi
     layers = count((i) => `encoder.down.${level}.block.${i}.conv2.weight`, shape);
     channels.push(shape(`encoder.down.${level}.block.${layers - 1}.conv2.weight`)![0]!);
   }
+  const xl = family === "XL" || family === "XL refiner";
+  const latent = latentChannels(shape);
+  const scaling = xl ? SCALINGS.xl : !family && latent === WIDE_LATENTS ? SCALINGS.flux : SCALINGS.stable;
   return {
     _class_name: "AutoencoderKL",
     sample_size: family === "XL" ? 1024 : family === "2.x" ? 768 : 512,
     in_channels: needed(shape, "encoder.conv_in.weight", "autoencoder")[1]!,
     out_channels: needed(shape, "decoder.conv_out.weight", "autoencoder")[0]!,
-    latent_channels: needed(shape, "decoder.conv_in.weight", "autoencoder")[1]!,
+    latent_channels: latent,
     block_out_channels: channels,
     layers_per_block: layers,
     down_block_types: channels.map(() => "DownEncoderBlock2D"),
     up_block_types: channels.map(() => "UpDecoderBlock2D"),
     use_quant_conv: shape("quant_conv.weight") !== undefined,
     use_post_quant_conv: shape("post_quant_conv.weight") !== undefined,
-    scaling_factor: family === "XL" || family === "XL refiner" ? 0.13025 : 0.18215,
+    // A factor that is given comes with its own shift, or with none.
+    ...(given.scaling_factor === undefined ? scaling : {}),
     ...given,
   };
 }
@@ -181,8 +206,18 @@ export function openClipConfig(
   };
 }
 
+/** What the files say of their schedule, or what else is known of it. */
+export interface OriginalSchedule {
+  readonly prediction: string;
+  /** Trained to a signal-to-noise ratio of zero at the last timestep. */
+  readonly zeroSnr: boolean;
+  /** A latent consistency model. */
+  readonly consistency: boolean;
+}
+
 /** What the files are sampled with, as diffusers publishes it for the family. */
-export function originalSchedulerConfig(family: OriginalFamily, prediction: string, zeroSnr: boolean): Config {
+export function originalSchedulerConfig(family: OriginalFamily, schedule: OriginalSchedule): Config {
+  const { prediction, zeroSnr, consistency } = schedule;
   const common = {
     beta_schedule: "scaled_linear",
     beta_start: 0.00085,
@@ -191,6 +226,11 @@ export function originalSchedulerConfig(family: OriginalFamily, prediction: stri
     steps_offset: 1,
     prediction_type: prediction,
   };
+  if (consistency) {
+    // As diffusers' class has it where a scheduler_config.json says nothing.
+    const { steps_offset: _, ...betas } = common;
+    return { _class_name: "LCMScheduler", ...betas, original_inference_steps: 50, clip_sample: false };
+  }
   if (family === "1.x" || family === "2.x") {
     return {
       _class_name: family === "1.x" ? "PNDMScheduler" : "DDIMScheduler",

@@ -26,6 +26,8 @@ const UNET_ENDS: Readonly<Record<string, string>> = {
   conv_out: "out.2",
   "time_embedding.linear_1": "time_embed.0",
   "time_embedding.linear_2": "time_embed.2",
+  // Of latent consistency models, whose U-Net is told the guidance.
+  "time_embedding.cond_proj": "time_embed.cond_proj",
   "add_embedding.linear_1": "label_emb.0.0",
   "add_embedding.linear_2": "label_emb.0.2",
   "class_embedding.linear_1": "label_emb.0.0",

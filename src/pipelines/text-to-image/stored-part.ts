@@ -51,10 +51,7 @@ export async function storedVae(given: string, { variant, hub, field, own }: Vae
   const file = await openWeightFile(path);
   const { weights } = externalWeights(file);
   if (isOriginalCheckpoint(weights)) {
-    // A file of an autoencoder alone does not say how its latents are scaled; the model does.
-    const scaling = own?.scaling_factor;
-    const configs = typeof scaling === "number" ? { vae: { scaling_factor: scaling } } : {};
-    const { parts, externalData } = await openSingleFile(path, { configs });
+    const { parts, externalData } = await openSingleFile(path, { configs: { vae: scalingIn(own) } });
     if (!parts.vae)
       throw new UserError(`${path} holds no autoencoder, only ${Object.keys(parts).join(", ")}.`, { field });
     const { className, config, weights: bound } = parts.vae;
@@ -70,4 +67,10 @@ export async function storedVae(given: string, { variant, hub, field, own }: Vae
       field,
     },
   );
+}
+
+/** A file of an autoencoder alone does not say how its latents are scaled; the model's own autoencoder does. */
+function scalingIn(own: JsonObject = {}): JsonObject {
+  const fields = ["scaling_factor", "shift_factor", "latents_mean", "latents_std"];
+  return Object.fromEntries(fields.flatMap((field) => (own[field] === undefined ? [] : [[field, own[field]]])));
 }
