@@ -278,5 +278,7 @@ describe("what cannot be met is said with what can", () => {
     await cp(join(model, "model_index.json"), index);
     await writeFile(join(broken, "unet", "diffusion_pytorch_model.safetensors"), "nothing");
     await expect(pipeline("text-to-image", broken)).rejects.toMatchObject({ name: "UserError" });
+    await rm(join(broken, "unet"), { recursive: true });
+    await expect(pipeline("text-to-image", broken)).rejects.toThrow(/broken is not complete: .*unet is missing/);
   });
 });

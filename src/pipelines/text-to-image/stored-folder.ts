@@ -28,6 +28,8 @@ export async function storedFolder(
   const at = (name: string) => components.get(name)!.path;
   const read = (folder: string) => readModelFolder(folder, { variant });
   const encoders = kind.textEncoders.filter(({ name }) => components.has(name));
+  const needs = [kind.denoiser, ...encoders.flatMap(({ name }) => [name, tokenizerOf(name)])];
+  await readPipelineFolder(path, { needs: [...needs, ...(vae === undefined ? ["vae"] : [])] });
   const control = components.get("controlnet")?.path;
   const safety = components.get("safety_checker");
   // Where another autoencoder is chosen, the weights of the model's own need not be there.
