@@ -8,7 +8,16 @@ import { readPage } from "./page-code.ts";
 // That nothing is missing and nothing else is here, TypeScript sees to.
 const OPTIONS = {
   ...{ device: 0, threads: 0, hub: 0, variant: 0, vae: 0, previewVae: 0, controlNet: 0, refiner: 0, tokenizer: 0 },
-  ...{ scheduler: 0, embeddings: 0, lowMemory: 0, memoryLimit: 0, quantize: 0, switchableLoras: 0, needs: 0 },
+  ...{
+    scheduler: 0,
+    embeddings: 0,
+    lowMemory: 0,
+    memoryLimit: 0,
+    quantize: 0,
+    switchableLoras: 0,
+    needs: 0,
+    prediction: 0,
+  },
 } satisfies Record<keyof TextToImageOptions, 0>;
 const RUN = { signal: 0, random: 0, attention: 0, latentsOnly: 0 } satisfies Record<keyof TextToImageRunOptions, 0>;
 const HUB = {

@@ -87,6 +87,24 @@ test("a single-file checkpoint of XL draws what its folder in diffusers' layout 
   expect(drawn[0]!.ids.map((ids) => ids.at(-1))).toEqual([999, 0]);
 });
 
+test("what a file's U-Net predicts can be said; a folder's scheduler says it, as one that is given does", async () => {
+  const pipe = await pipeline("text-to-image", file, { tokenizer, prediction: "v_prediction" });
+  expect(pipe.model.scheduler).toMatchObject({ prediction_type: "v_prediction" });
+  await pipe.close();
+  const sd15 = fileURLToPath(new URL("fixtures/reference/pipelines/sd15", import.meta.url));
+  const scheduler = { _class_name: "DDIMScheduler" };
+  for (const [path, options, message] of [
+    [sd15, {}, /is a folder, whose scheduler says it/],
+    [file, { scheduler }, /beside `scheduler`/],
+    [file, { prediction: "sample" as "epsilon" }, /predicts no "sample"/],
+  ] as const) {
+    const opening = pipeline("text-to-image", path, { tokenizer, prediction: "epsilon", ...options });
+    await expect(opening).rejects.toMatchObject({
+      ...{ name: "UserError", options: { field: "prediction" }, message: expect.stringMatching(message) },
+    });
+  }
+});
+
 test("one without a tokenizer, or without a U-Net, is refused", async () => {
   await expect(pipeline("text-to-image", file)).rejects.toMatchObject({
     name: "UserError",

@@ -24,6 +24,7 @@ import { interruptible } from "./interrupt.ts";
 import { pictureFormat } from "./picture-files.ts";
 import { notesOf } from "./picture-notes.ts";
 import { plotSheet } from "./plot-sheet.ts";
+import { predictionOption } from "./prediction-option.ts";
 import { bar } from "./progress-line.ts";
 import { type PlotPlace, plotPlaces, type RequestAxis, readAxis } from "./request-axes.ts";
 import { addSchemaOptions, collect, givenOptions } from "./schema-options.ts";
@@ -44,6 +45,7 @@ interface GenerateFlags extends ComputeFlags {
   readonly variant?: string;
   readonly controlNet?: string;
   readonly tokenizer?: string;
+  readonly prediction?: "epsilon" | "v_prediction";
   readonly refiner?: string;
   readonly embeddings?: readonly string[];
   readonly lowMemory?: boolean;
@@ -97,6 +99,7 @@ export function generateCommand(program: Command, io: Console): void {
     .option("--control-net <path>", "let a ControlNetModel steer, by --control-image: a folder or org/name")
     .option("--variant <name>", "take the weights of this variant, for example fp16")
     .option("--tokenizer <folder>", "the tokenizer's folder, for a model in a single file")
+    .addOption(predictionOption())
     .option("--refiner <path>", "let another model, as SDXL's refiner, go on from --refine-from")
     .addOption(embeddingsOption())
     .option("--revision <name>", "branch, tag or commit of a model of the hub (default: main)")
@@ -242,8 +245,9 @@ function bits(text: string): 4 | 8 {
 
 /** What the flags say of it, in the form in which pictures keep it. */
 function openedWith(flags: GenerateFlags): OpenedWith {
-  const { vae, controlNet, tokenizer, refiner, variant, revision, embeddings, quantize } = flags;
-  const all = Object.entries({ vae, controlNet, tokenizer, refiner, variant, revision, embeddings, quantize });
+  const { vae, controlNet, tokenizer, prediction, refiner, variant, revision, embeddings, quantize } = flags;
+  const parts = { vae, controlNet, tokenizer, prediction, refiner, embeddings };
+  const all = Object.entries({ ...parts, variant, revision, quantize });
   return Object.fromEntries(all.filter(([, value]) => value !== undefined));
 }
 
@@ -252,8 +256,17 @@ function openModel(
   flags: GenerateFlags & Pick<TextToImageOptions, "switchableLoras">,
   console: { readonly io: Console; readonly signal: AbortSignal },
 ): Promise<TextToImagePipeline> {
-  const { vae, controlNet, tokenizer, refiner, embeddings, variant, lowMemory, quantize, revision } = flags;
-  const parts = { vae, controlNet, tokenizer, refiner, embeddings, variant, switchableLoras: flags.switchableLoras };
+  const { vae, controlNet, tokenizer, prediction, refiner, embeddings, variant, lowMemory, quantize, revision } = flags;
+  const parts = {
+    vae,
+    controlNet,
+    tokenizer,
+    prediction,
+    refiner,
+    embeddings,
+    variant,
+    switchableLoras: flags.switchableLoras,
+  };
   return withDownloads({ ...console, revision }, (hub) =>
     textToImagePipeline(model, { ...computeOptions(flags), ...parts, hub, lowMemory, quantize }),
   );

@@ -93,6 +93,11 @@ export interface OpenModelOptions {
   readonly embeddings?: readonly EmbeddingChoice[];
   /** A tokenizer's folder, for single-file checkpoints, which have none. */
   readonly tokenizer?: string;
+  /**
+   * What the U-Net of a single-file checkpoint predicts, where it is not what is taken: v for files of 2.x (those of its
+   * 512-base models predict the noise, which is not told from the file). Folders say it in their scheduler.
+   */
+  readonly prediction?: "epsilon" | "v_prediction";
   /** A scheduler's configuration in the place of the folder's. */
   readonly scheduler?: SchedulerConfig;
 }

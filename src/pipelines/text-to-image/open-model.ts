@@ -19,6 +19,12 @@ export async function openTextToImage(model: string, options: OpenModelOptions =
   const embeddings = await openEmbeddings(options.embeddings);
   const path = await modelFolder(model, { ...options.hub, variant: options.variant });
   if ((await stat(path)).isFile()) return assembled(await storedFile(path, options), embeddings);
+  if (options.prediction !== undefined) {
+    throw new UserError(`\`prediction\` was given; ${path} is a folder, whose scheduler says it.`, {
+      hint: "Leave it out, or give `scheduler` with another prediction_type.",
+      field: "prediction",
+    });
+  }
   const run = join(path, "model");
   if (!isPipelineFolder(path) && isPipelineFolder(run)) return assembled(await storedFolder(run, options), embeddings);
   if (!isPipelineFolder(path)) {

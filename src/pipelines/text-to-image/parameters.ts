@@ -15,6 +15,7 @@ export interface OpenedWith extends Readonly<Partial<Record<(typeof OPENED)[numb
   /** Words of one's own, each a path or `word=path`. */
   readonly embeddings?: readonly string[];
   readonly quantize?: 4 | 8;
+  readonly prediction?: "epsilon" | "v_prediction";
 }
 
 /** How a picture was made. */
@@ -61,6 +62,7 @@ export function readPictureNotes(notes: Readonly<Record<string, string>>): Pictu
     const opened = Object.entries(own.opened ?? {}).filter(([name, value]) => {
       if (name === "embeddings") return texts(value);
       if (name === "quantize") return value === 4 || value === 8;
+      if (name === "prediction") return value === "epsilon" || value === "v_prediction";
       return OPENED.includes(name as never) && typeof value === "string";
     });
     return {

@@ -12,7 +12,7 @@ const OPEN_CLIP_PADDING = "!";
 /** Reads a single-file checkpoint, with a tokenizer from elsewhere. UserErrors as of `openTextToImage`. */
 export async function storedFile(
   path: string,
-  { vae, previewVae, controlNet, scheduler, tokenizer, variant, hub }: OpenModelOptions,
+  { vae, previewVae, controlNet, scheduler, tokenizer, prediction, variant, hub }: OpenModelOptions,
 ): Promise<StoredModel> {
   if (tokenizer === undefined) {
     throw new UserError(`${path} is a single file, which has no tokenizer.`, {
@@ -20,7 +20,8 @@ export async function storedFile(
       field: "tokenizer",
     });
   }
-  const { parts, family, externalData, notes, scheduler: own } = await openSingleFile(path);
+  checkPrediction(prediction, scheduler);
+  const { parts, family, externalData, notes, scheduler: own } = await openSingleFile(path, { prediction });
   const stored = ({ className, config, weights }: OriginalComponent): StoredPart => ({
     className,
     config,
@@ -56,4 +57,14 @@ export async function storedFile(
     zerosForEmptyPrompt: family === "XL" || family === "XL refiner",
     warnings: notes,
   };
+}
+
+function checkPrediction(given: OpenModelOptions["prediction"], scheduler: OpenModelOptions["scheduler"]): void {
+  if (given === undefined) return;
+  const problem = (text: string, hint: string) => new UserError(text, { hint, field: "prediction" });
+  if (given !== "epsilon" && given !== "v_prediction") {
+    throw problem(`A U-Net predicts no ${JSON.stringify(given)}.`, 'It is "epsilon" or "v_prediction".');
+  }
+  if (scheduler === undefined) return;
+  throw problem("`prediction` was given beside `scheduler`.", "Say it as prediction_type in the scheduler alone.");
 }
