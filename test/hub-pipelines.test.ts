@@ -76,6 +76,20 @@ test("allegory sample takes one of the hub", async () => {
   expect((await decodeImage(at("drawn.png"))).width).toBeGreaterThan(0);
 });
 
+test("allegory inspect takes one of the hub, and without it what the cache has", async () => {
+  const inspected = async (...words: string[]) => {
+    let out = "";
+    const io = consoleOn({ write: (text) => (out += text) }, { write: () => true });
+    return { status: await run(["inspect", "org/ddpm", ...words], io), out };
+  };
+  const { status, out } = await inspected("--revision", "v1");
+  expect(status).toBe(0);
+  expect(out).toMatch(/org\/ddpm: pipeline folder \(DDPMPipeline\)[\s\S]*unet: UNet2DModel, [\d,]+ parameters/);
+  vi.stubEnv("HF_HUB_OFFLINE", "1");
+  expect(await inspected("--revision", "v1")).toEqual({ status, out });
+  expect((await inspected("--revision", "other")).status).toBe(2);
+});
+
 test("a control network is one of the hub as well as a folder", async () => {
   const controlImage = hostImage(24, 24, 3, new Uint8Array(1728).fill(200));
   const request = { prompt: "a cat", steps: 2, controlImage };

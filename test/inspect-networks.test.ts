@@ -1,10 +1,15 @@
-import { mkdtemp, rm } from "node:fs/promises";
+import { execFile } from "node:child_process";
+import { cp, mkdir, mkdtemp, rename, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 import { afterAll, expect, test } from "vitest";
+import { consoleOn } from "../src/cli/console.ts";
 import { inspectPath } from "../src/cli/inspection.ts";
+import { run } from "../src/cli/program.ts";
 import { float32, type HostTensor } from "../src/core/host-tensor.ts";
-import { writeModelFolder, writeSafetensors } from "../src/io/index.ts";
+import { readSafetensorsHeader, writeModelFolder, writeSafetensors } from "../src/io/index.ts";
 import { autoencoderKL, networkName, type Weighted } from "../src/models/index.ts";
 import { namedParameters, parameterCount } from "../src/nn/module.ts";
 import { originalVae, randomWeights, under } from "./original-files.ts";
@@ -72,4 +77,95 @@ test("single files: an original autoencoder, a damaged one, a LoRA", async () =>
     what: "LoRA",
     notes: { layers: "text_encoder (1), unet (2)", rank: "2 (3)", alpha: "not given: the rank" },
   });
+});
+
+const sd15 = fileURLToPath(new URL("fixtures/reference/pipelines/sd15", import.meta.url));
+
+/** Runs `allegory inspect`. */
+async function inspect(...words: string[]) {
+  const texts = { out: "", err: "" };
+  const io = consoleOn({ write: (text) => (texts.out += text) }, { write: (text) => (texts.err += text) });
+  return { status: await run(["inspect", ...words], io), ...texts };
+}
+
+test("a pipeline without one of its parts, or with a damaged one, is shown and has a problem", async () => {
+  expect((await inspectPath(sd15)).problems).toEqual([]);
+  const path = join(root, "broken");
+  await cp(sd15, path, { recursive: true });
+  await rm(join(path, "unet"), { recursive: true });
+  await rm(join(path, "vae", "config.json"));
+  await writeFile(join(path, "text_encoder", "model.safetensors"), "nothing");
+  const { models, problems, notes } = await inspectPath(path);
+  expect(models).toEqual([]);
+  expect(notes).toMatchObject({ unet: "UNet2DConditionModel", tokenizer: "CLIPTokenizer" });
+  expect([...problems].sort()).toEqual([
+    expect.stringMatching(/broken.unet is missing/),
+    expect.stringMatching(/^text_encoder: .*model\.safetensors/),
+    "vae has no config.json",
+  ]);
+  const { status, out, err } = await inspect(path);
+  expect([status, out.includes("StableDiffusionPipeline")]).toEqual([2, true]);
+  expect(err).toMatch(/cannot be used as it is:\n[\s\S]*unet is missing/);
+  // Weights that are those of another network.
+  await cp(join(sd15, "vae", "config.json"), join(path, "vae", "config.json"));
+  await cp(
+    join(sd15, "unet", "diffusion_pytorch_model.safetensors"),
+    join(path, "vae", "diffusion_pytorch_model.safetensors"),
+  );
+  expect((await inspectPath(path)).problems).toContain("vae cannot be built from its files");
+});
+
+test("folders of a LoRA and of a learned word are shown as their files are", async () => {
+  const lora = join(sd15, "lora", "pytorch_lora_weights.safetensors");
+  const peft = join(root, "peft");
+  await mkdir(peft);
+  await cp(lora, join(peft, "adapter_model.safetensors"));
+  const file = await inspectPath(lora);
+  for (const folder of [join(sd15, "lora"), peft]) {
+    expect(await inspectPath(folder)).toMatchObject({ what: "LoRA", path: folder, notes: file.notes });
+  }
+  const word = join(root, "word");
+  await writeSafetensors(
+    join(word, "learned_embeds.safetensors"),
+    new Map([["<cat>", float32([2, 8], Array(16).fill(1))]]),
+  );
+  expect(await inspectPath(word)).toMatchObject({
+    what: "textual-inversion embedding",
+    notes: { word: "<cat>", vectors: "2", width: "8 (text_encoder)" },
+  });
+  const both = new Map(["clip_l", "clip_g"].map((name, i) => [name, float32([1, 4 + i], Array(4 + i).fill(1))]));
+  await writeSafetensors(join(root, "style.safetensors"), both);
+  expect((await inspectPath(join(root, "style.safetensors"))).notes).toMatchObject({
+    ...{ word: "style", vectors: "1", width: "4 (text_encoder), 5 (text_encoder_2)" },
+  });
+  await writeSafetensors(join(root, "layer.safetensors"), new Map([["a.weight", float32([1, 2], [0, 0])]]));
+  expect((await inspectPath(join(root, "layer.safetensors"))).what).toBe("safetensors file");
+  await expect(inspectPath(join(sd15, "tokenizer"))).rejects.toThrow(/neither a run.* nor a LoRA/);
+});
+
+test("the only variant of weights is taken, of several the one that is asked for", async () => {
+  const path = join(root, "variants");
+  await cp(join(sd15, "vae"), path, { recursive: true });
+  const at = (name: string) => join(path, `diffusion_pytorch_model${name}.safetensors`);
+  await rename(at(""), at(".fp16"));
+  const [model] = (await inspectPath(path)).models;
+  expect(model).toMatchObject({ variant: "fp16", built: true });
+  expect(model!.problem).toBeUndefined();
+  expect((await inspect(path)).out).toMatch(/\(float32\), variant fp16/);
+  await writeSafetensors(at(".ema"), new Map([["a", float32([1], [0])]]));
+  await expect(inspectPath(path)).rejects.toThrow(/variant "ema", variant "fp16"/);
+  expect((await inspectPath(path, { variant: "fp16" })).models[0]!.parameters).toBe(model!.parameters);
+  // Beside weights without a name they have to be asked for; where there are none of the variant, those are taken.
+  await cp(at(".fp16"), at(""));
+  expect((await inspectPath(path)).models[0]).not.toHaveProperty("variant");
+  expect((await inspectPath(path, { variant: "bf16" })).models[0]).not.toHaveProperty("variant");
+  const { status, out } = await inspect(path, "--variant", "ema");
+  expect([status, out.includes("variant ema")]).toEqual([2, true]);
+});
+
+test.skipIf(process.platform === "win32")("a pipe is not waited for", async () => {
+  const pipe = join(root, "pipe");
+  await promisify(execFile)("mkfifo", [pipe]);
+  await expect(inspectPath(pipe)).rejects.toThrow(/neither a file nor a folder/);
+  await expect(readSafetensorsHeader(pipe)).rejects.toThrow(/neither a file nor a folder/);
 });

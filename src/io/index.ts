@@ -60,6 +60,7 @@ export {
   type PlacedWeight,
   placedWeights,
   type WeightLocation,
+  weightVariants,
 } from "./model-weights.ts";
 export { withNewWords } from "./new-words.ts";
 export { assemblePatches, splitPatches } from "./patches.ts";

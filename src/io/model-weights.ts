@@ -68,12 +68,7 @@ async function filesIn(folder: string): Promise<string[]> {
 
 function noWeights(folder: string, present: readonly string[], variant: string | undefined): UserError {
   const wanted = WEIGHT_NAMES.map((name) => `${name}${variant ? `.${variant}` : ""}.safetensors`).join(" or ");
-  const variants = present.flatMap((name) => {
-    const match =
-      /^(?:diffusion_pytorch_model|model)(?:\.safetensors\.index)?(?:\.([\w-]+))?\.(?:safetensors|json)$/.exec(name);
-    return match && !/-\d{5}-of-\d{5}$/.test(match[1] ?? "") && name !== "model.json" ? [match[1] ?? ""] : [];
-  });
-  const others = [...new Set(variants)].filter((name) => name !== "index" && name !== "safetensors");
+  const others = variantsAmong(present);
   if (others.length > 0) {
     const list = others.map((name) => (name === "" ? "without a variant" : `variant "${name}"`)).join(", ");
     return new UserError(`${folder} has no ${wanted}; it has weights ${list}.`, { field: "variant" });
@@ -86,6 +81,20 @@ function noWeights(folder: string, present: readonly string[], variant: string |
   return new UserError(`${folder} has no ${wanted}.`, {
     hint: present.length > 0 ? `It has ${present.slice(0, 12).join(", ")}.` : "It is empty.",
   });
+}
+
+/** The variants that a model folder has weights of; the empty name stands for weights without a variant. */
+export async function weightVariants(folder: string): Promise<string[]> {
+  return variantsAmong((await filesIn(folder)).sort());
+}
+
+function variantsAmong(names: readonly string[]): string[] {
+  const variants = names.flatMap((name) => {
+    const match =
+      /^(?:diffusion_pytorch_model|model)(?:\.safetensors\.index)?(?:\.([\w-]+))?\.(?:safetensors|json)$/.exec(name);
+    return match && !/-\d{5}-of-\d{5}$/.test(match[1] ?? "") && name !== "model.json" ? [match[1] ?? ""] : [];
+  });
+  return [...new Set(variants)].filter((name) => name !== "index" && name !== "safetensors");
 }
 
 async function openShards(folder: string, index: string): Promise<ModelWeights> {

@@ -1,4 +1,4 @@
-import { type FileHandle, open } from "node:fs/promises";
+import { type FileHandle, open, stat } from "node:fs/promises";
 import { messageOf, UserError } from "../core/errors.ts";
 import { arrayFor, type HostTensor, sizeOf } from "../core/host-tensor.ts";
 import { writeAtomically } from "./atomic-file.ts";
@@ -121,9 +121,14 @@ async function readInto(file: FileHandle, path: string, offset: number, bytes: U
 async function withFile<T>(path: string, use: (file: FileHandle) => Promise<T>): Promise<T> {
   let file: FileHandle;
   try {
+    const kind = await stat(path);
+    // A pipe would be waited for, a device has no end.
+    if (!kind.isFile() && !kind.isDirectory()) {
+      throw new UserError(`${path} is neither a file nor a folder; a safetensors file is needed.`);
+    }
     file = await open(path, "r");
   } catch (error) {
-    throw cannotOpen(path, error);
+    throw error instanceof UserError ? error : cannotOpen(path, error);
   }
   try {
     return await use(file);

@@ -7,7 +7,7 @@ import { type Adapter, type PeftConfig, readAdapter, readTextEmbedding, type Tex
 
 /** What diffusers and PEFT call the file of a LoRA in a folder. */
 const PEFT_FILE = "adapter_model.safetensors";
-const FILES = ["pytorch_lora_weights.safetensors", PEFT_FILE];
+export const ADAPTER_FILES = ["pytorch_lora_weights.safetensors", PEFT_FILE];
 
 /** Where PEFT says how strongly the layers of {@link PEFT_FILE} act. */
 const PEFT_CONFIG = "adapter_config.json";
@@ -21,9 +21,9 @@ const PEFT_CONFIG = "adapter_config.json";
 export async function openAdapter(path: string, { name }: { readonly name?: string } = {}): Promise<Adapter> {
   const kind = await stat(path).catch(() => undefined);
   if (!kind) throw new UserError(`There is no LoRA ${path}.`, { field: "lora" });
-  const inside = kind.isDirectory() ? FILES.find((file) => existsSync(join(path, file))) : undefined;
+  const inside = kind.isDirectory() ? ADAPTER_FILES.find((file) => existsSync(join(path, file))) : undefined;
   if (kind.isDirectory() && !inside) {
-    throw new UserError(`${path} holds no LoRA (${FILES.join(" or ")}).`, {
+    throw new UserError(`${path} holds no LoRA (${ADAPTER_FILES.join(" or ")}).`, {
       hint: "Give the safetensors file itself.",
       field: "lora",
     });
@@ -44,7 +44,7 @@ async function peftConfig(path: string): Promise<PeftConfig> {
 }
 
 /** What diffusers and `allegory train` call the file of an embedding in a folder. */
-const EMBEDDING_FILE = "learned_embeds.safetensors";
+export const EMBEDDING_FILE = "learned_embeds.safetensors";
 
 /**
  * Reads a textual-inversion embedding from a safetensors file, or from the folder that it was trained into.
