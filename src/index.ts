@@ -42,6 +42,7 @@ export {
 } from "./diffusion/index.ts";
 export {
   type AnimationOptions,
+  copyPipelineFolder,
   decodeImage,
   encodeImage,
   type GridOptions,
@@ -58,7 +59,9 @@ export {
   type GeneratedImage,
   type GenerateOptions,
   type GenerationState,
+  openSingleFile,
   pipeline,
+  type SingleFile,
   type Task,
   type TextToImageOptions,
   type TextToImagePicture,
@@ -72,6 +75,8 @@ export {
   type UnconditionalRequest,
   type UnconditionalRequestInput,
   unconditionalRequest,
+  type WriteSingleFileOptions,
+  writeSingleFileAsFolder,
 } from "./pipelines/index.ts";
 export {
   type EncodeOptions,

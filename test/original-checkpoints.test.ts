@@ -24,7 +24,8 @@ import {
   unet2dCondition,
   type Weighted,
 } from "../src/models/index.ts";
-import { openSingleFile, writeSingleFileAsFolder } from "../src/pipelines/single-file.ts";
+import { openSingleFile } from "../src/pipelines/single-file.ts";
+import { writeSingleFileAsFolder } from "../src/pipelines/single-file-folder.ts";
 import { inferenceTarget, openSession } from "../src/runtime/index.ts";
 import { openClip, originalUNet, originalVae, randomWeights, under } from "./original-files.ts";
 

@@ -1,36 +1,47 @@
+import { existsSync } from "node:fs";
 import { readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { type Command, Option } from "commander";
 import { UserError } from "../core/errors.ts";
 import {
+  copyModelFolder,
   copyPipelineFolder,
   type FloatDType,
   isPipelineFolder,
   type JsonObject,
   type LazyTensor,
+  modelFolder,
   readJsonObject,
+  readModelFolder,
   readPipelineFolder,
   writeDdpmPipeline,
   writeJsonObject,
 } from "../io/index.ts";
-import { readUnconditionalFolder } from "../pipelines/index.ts";
+import { openSingleFile, readUnconditionalFolder, writeSingleFileAsFolder } from "../pipelines/index.ts";
 import type { Console } from "./console.ts";
+import { withDownloads } from "./downloads.ts";
+import { interruptible } from "./interrupt.ts";
+import { predictionOption } from "./prediction-option.ts";
 
 interface ExportFlags {
   readonly json?: boolean;
   readonly dtype?: FloatDType;
+  readonly variant?: string;
+  readonly revision?: string;
+  readonly tokenizer?: string;
+  readonly prediction?: "epsilon" | "v_prediction";
 }
 
-/** `allegory export`: a run as a diffusers pipeline. */
+/** `allegory export`: a run, a model or a single file as a folder in diffusers' layout. */
 export function exportCommand(program: Command, io: Console): void {
   program
     .command("export")
-    .summary("save a run as a diffusers pipeline folder")
+    .summary("save a run or a model as a diffusers folder, in another dtype")
     .description(
-      "Save the averaged weights of a run as a pipeline folder that Python's diffusers loads: a DDPMPipeline, or of a " +
-        "text-to-image run a StableDiffusionPipeline.",
+      "Save the averaged weights of a run, a model's folder or a single-file checkpoint as a folder that Python's diffusers " +
+        "loads, its weights in another type where one is given.",
     )
-    .argument("<run>", "run folder")
+    .argument("<model>", "run folder, diffusers folder, safetensors file of Stable Diffusion, or org/name of the hub")
     .argument("<folder>", "folder to write; it must not exist or be empty")
     .addOption(
       new Option("--dtype <type>", "type of the stored weights (default: as they are)").choices([
@@ -39,19 +50,69 @@ export function exportCommand(program: Command, io: Console): void {
         "bfloat16",
       ]),
     )
+    .option("--variant <name>", "take the weights of this variant, for example fp16")
+    .option("--revision <name>", "branch, tag or commit of a model of the hub (default: main)")
+    .option("--tokenizer <folder>", "the tokenizer's folder, for a model in a single file")
+    .addOption(predictionOption())
     .option("--json", "print the files written as JSON")
-    .action((run: string, folder: string, flags: ExportFlags) => exportRun(run, folder, flags, io));
+    .action(async (model: string, folder: string, flags: ExportFlags) => {
+      const stopping = () => io.remark("Stopping; what was downloaded is kept. Ctrl-C again ends at once.");
+      const { revision, variant } = flags;
+      const path = await interruptible(stopping, (signal) =>
+        withDownloads({ io, signal, revision }, (hub) => modelFolder(model, { ...hub, variant })),
+      );
+      await exportModel(path, folder, flags, io);
+    });
 }
 
-async function exportRun(run: string, folder: string, flags: ExportFlags, io: Console): Promise<void> {
-  const model = join(run, "model");
-  if (isPipelineFolder(model) && (await readPipelineFolder(model)).components.has("text_encoder")) {
+async function exportModel(model: string, folder: string, flags: ExportFlags, io: Console): Promise<void> {
+  if ((await stat(model)).isFile()) return exportFile(model, folder, flags, io);
+  for (const field of ["tokenizer", "prediction"] as const) {
+    if (flags[field] === undefined) continue;
+    throw new UserError(`--${field} was given; ${model} is a folder, which has its own.`, { field });
+  }
+  const { dtype, variant } = flags;
+  const path = !isPipelineFolder(model) && isPipelineFolder(join(model, "model")) ? join(model, "model") : model;
+  if (isPipelineFolder(path) && !(await isOfPixels(path))) {
     await mustBeFree(folder);
-    const { className } = await copyPipelineFolder(model, folder, flags);
+    const { className } = await copyPipelineFolder(path, folder, { dtype, variant });
     await written(folder, className, flags, io);
     return;
   }
-  await exportUnconditional(run, folder, flags, io);
+  const isNetwork = existsSync(join(path, "config.json")) && !isPipelineFolder(path);
+  if (isNetwork && !existsSync(join(path, "scheduler_config.json"))) {
+    await mustBeFree(folder);
+    await copyModelFolder(path, folder, { dtype, variant });
+    await written(folder, (await readModelFolder(folder)).className ?? "model", flags, io);
+    return;
+  }
+  if (variant !== undefined) {
+    throw new UserError(`${model} is a pipeline of pixels; it is exported from weights without a variant.`, {
+      field: "variant",
+    });
+  }
+  await exportUnconditional(model, folder, flags, io);
+}
+
+/** Whether a pipeline is one that becomes a DDPMPipeline: ours, and what is one already. */
+async function isOfPixels(path: string): Promise<boolean> {
+  const { components } = await readPipelineFolder(path);
+  const scheduler = components.get("scheduler")?.className;
+  const patched = (await readJsonObject(join(path, "model_index.json"))).patch !== undefined;
+  return components.get("unet")?.className === "UNet2DModel" && (scheduler === "DDPMScheduler" || patched);
+}
+
+async function exportFile(file: string, folder: string, flags: ExportFlags, io: Console): Promise<void> {
+  const { dtype, tokenizer, prediction } = flags;
+  if (!file.endsWith(".safetensors")) throw new UserError(`${file} is no safetensors file.`, { field: "model" });
+  const single = await openSingleFile(file, { prediction });
+  await mustBeFree(folder);
+  const { className, missing } = await writeSingleFileAsFolder(folder, single, { dtype, tokenizer });
+  for (const note of single.notes) io.remark(`note: ${note}`);
+  await written(folder, className, flags, io);
+  if (missing.length === 0 || flags.json) return;
+  const hint = missing.some((name) => name.startsWith("tokenizer")) ? " --tokenizer gives one." : "";
+  io.print(`It lacks ${missing.join(", ")}, which the file has not.${hint}`);
 }
 
 async function exportUnconditional(run: string, folder: string, flags: ExportFlags, io: Console): Promise<void> {

@@ -1,46 +1,84 @@
-import { copyFile, mkdir, readdir } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { copyFile, mkdir, readdir, stat } from "node:fs/promises";
 import { extname, join } from "node:path";
-import type { FloatDType } from "./half-precision.ts";
-import type { JsonObject } from "./json-file.ts";
-import { type PipelineFolder, readModelFolder, readPipelineFolder, writeModelFolder } from "./model-folder.ts";
+import { UserError } from "../core/errors.ts";
+import { type JsonObject, readJsonObject, writeJsonObject } from "./json-file.ts";
+import {
+  type PipelineFolder,
+  readModelFolder,
+  readPipelineFolder,
+  type WriteModelOptions,
+  writeModelFolder,
+} from "./model-folder.ts";
+import { WEIGHT_NAMES, weightVariants } from "./model-weights.ts";
 import type { LazyTensor } from "./safetensors.ts";
+
+export interface CopyOptions extends Pick<WriteModelOptions, "dtype" | "maxShardBytes"> {
+  /** The variant of the weights to take, such as `fp16`; what has none of it is taken without one. They are written without. */
+  readonly variant?: string;
+}
+
+/** Components that change no picture: they may be listed without being there. */
+const OPTIONAL = ["safety_checker", "feature_extractor", "image_encoder", "watermark"];
 
 /**
  * Copies a pipeline folder, its weights stored in another type where one is given. `model_index.json` goes last, so that
- * a folder that has one is complete.
+ * a folder that has one is complete. A safety checker that is listed and not there is no longer listed.
  *
- * @throws UserError for a folder that is no pipeline, and for weights that cannot be read
+ * @throws UserError for a folder that is no pipeline or lacks a component, and for weights that cannot be read
  */
-export async function copyPipelineFolder(
-  from: string,
-  to: string,
-  { dtype }: { readonly dtype?: FloatDType } = {},
-): Promise<PipelineFolder> {
+export async function copyPipelineFolder(from: string, to: string, options: CopyOptions = {}): Promise<PipelineFolder> {
   const pipeline = await readPipelineFolder(from);
-  for (const [name, { path, library }] of pipeline.components) {
-    const target = join(to, name);
-    await mkdir(target, { recursive: true });
-    const files = await readdir(path);
-    if (files.some((file) => extname(file) === ".safetensors")) {
-      await copyModel(path, target, { dtype, library: library === "transformers" ? "transformers" : "diffusers" });
-    } else {
-      for (const file of files) await copyFile(join(path, file), join(target, file));
-    }
+  // A list of two names of classes looks like one.
+  const entries = [...pipeline.components].filter(([name]) => name !== "classes");
+  const absent = entries.filter(([, { path }]) => !existsSync(path)).map(([name]) => name);
+  for (const name of absent) {
+    if (!OPTIONAL.includes(name)) throw new UserError(`${from} is not complete: ${join(from, name)} is missing.`);
   }
-  await copyFile(join(from, "model_index.json"), join(to, "model_index.json"));
+  for (const [name, { path }] of entries) {
+    if (!absent.includes(name)) await copyModelFolder(path, join(to, name), options);
+  }
+  const index = { ...(await readJsonObject(join(from, "model_index.json"))) };
+  for (const name of absent) index[name] = [null, null];
+  if (absent.includes("safety_checker") && "requires_safety_checker" in index) index.requires_safety_checker = false;
+  await writeJsonObject(join(to, "model_index.json"), index);
   return pipeline;
 }
 
-async function copyModel(
+/**
+ * Copies the folder of a model, its weights stored in another type where one is given; a folder without weights in
+ * safetensors, such as a tokenizer's, file by file.
+ *
+ * @throws UserError for weights that cannot be read
+ */
+export async function copyModelFolder(
   from: string,
   to: string,
-  options: { readonly dtype?: FloatDType; readonly library: "diffusers" | "transformers" },
+  { variant, ...options }: CopyOptions = {},
 ): Promise<void> {
-  const { className, config, weights } = await readModelFolder(from);
+  await mkdir(to, { recursive: true });
+  const files = await readdir(from);
+  if (!files.some((file) => extname(file) === ".safetensors")) {
+    for (const file of files) {
+      if ((await stat(join(from, file))).isFile()) await copyFile(join(from, file), join(to, file));
+    }
+    return;
+  }
+  const variants = variant === undefined ? [] : await weightVariants(from);
+  const taken = variants.includes("") && !variants.includes(variant!) ? undefined : variant;
+  const { className, config, weights } = await readModelFolder(from, { variant: taken });
   const { _class_name: _, _diffusers_version: __, architectures: ___, ...own } = config;
   const tensors = new Map<string, LazyTensor>();
   for (const [name, { dtype, shape }] of weights.tensors) {
     tensors.set(name, { dtype, shape, read: () => weights.read(name) });
   }
-  await writeModelFolder(to, { className: className ?? "", config: own as JsonObject, tensors }, options);
+  const library = files.some((file) => file.startsWith(WEIGHT_NAMES[0])) ? "diffusers" : "transformers";
+  const model = { className: className ?? "", config: ofType(own, options.dtype), tensors };
+  await writeModelFolder(to, model, { ...options, library });
+}
+
+/** transformers takes weights as the type that the configuration names. */
+function ofType(config: JsonObject, dtype: string | undefined): JsonObject {
+  const named = ["dtype", "torch_dtype"].filter((field) => typeof config[field] === "string");
+  return dtype === undefined ? config : { ...config, ...Object.fromEntries(named.map((field) => [field, dtype])) };
 }

@@ -2,7 +2,7 @@ export { type Append, writeAtomically, writeFileAtomically } from "./atomic-file
 export { blurImage } from "./blur.ts";
 export { type ClipVocabulary, clipVocabulary, UNMERGED, WORD_END, writeClipTokenizer } from "./clip-vocabulary.ts";
 export { type ContactSheetOptions, contactSheet } from "./contact-sheet.ts";
-export { copyPipelineFolder } from "./copy-pipeline.ts";
+export { type CopyOptions, copyModelFolder, copyPipelineFolder } from "./copy-pipeline.ts";
 export {
   bfloat16Bits,
   bfloat16Value,

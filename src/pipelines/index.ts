@@ -8,6 +8,8 @@ export { chooseSampler } from "./choose-sampler.ts";
 export { wordlessPipeline } from "./dit.ts";
 export type { ComputeOptions } from "./part-sessions.ts";
 export { isPicturePath, type PictureInput } from "./picture-input.ts";
+export { openSingleFile, type SingleFile } from "./single-file.ts";
+export { type WriteSingleFileOptions, writeSingleFileAsFolder } from "./single-file-folder.ts";
 export type { AttentionOptions, TokenAttention } from "./text-to-image/attention-maps.ts";
 export { textToImagePipeline } from "./text-to-image/index.ts";
 export {

@@ -1,14 +1,6 @@
 import { basename, dirname } from "node:path";
 import { type HostTensor, sizeOf } from "../core/host-tensor.ts";
-import {
-  type ComponentToWrite,
-  type LazyTensor,
-  type ModelWeights,
-  openWeightFile,
-  readTensor,
-  type WriteModelOptions,
-  writePipelineFolder,
-} from "../io/index.ts";
+import { type LazyTensor, type ModelWeights, openWeightFile, readTensor } from "../io/index.ts";
 import {
   type OriginalCheckpoint,
   type OriginalComponent,
@@ -16,6 +8,9 @@ import {
   originalCheckpoint,
   type StoredWeight,
 } from "../models/index.ts";
+
+/** CLIP's other text encoder, OpenCLIP, is padded with this token, which has id 0. */
+export const OPEN_CLIP_PADDING = "!";
 
 /** A single-file checkpoint, its weights not read yet. */
 export interface SingleFile extends OriginalCheckpoint {
@@ -50,29 +45,6 @@ export function externalWeights(file: ModelWeights): { weights: Map<string, Stor
     weights.set(name, { dtype, shape, file: basename(path), offset, length });
   }
   return { weights, externalData: dirname(file.files[0]!) };
-}
-
-/**
- * Writes a single-file checkpoint as a folder in diffusers' layout. The tokenizers are no part of such files: the folder
- * has none.
- */
-export async function writeSingleFileAsFolder(
-  path: string,
-  checkpoint: SingleFile,
-  options: Omit<WriteModelOptions, "library"> = {},
-): Promise<void> {
-  const components: Record<string, ComponentToWrite> = {};
-  for (const [name, component] of Object.entries(checkpoint.parts)) {
-    const { className, config } = component;
-    const library = className.startsWith("CLIP") ? "transformers" : "diffusers";
-    components[name] = { className, config, library, tensors: checkpoint.tensors(component) };
-  }
-  if (checkpoint.scheduler) {
-    const { _class_name: className, ...schedulerConfig } = checkpoint.scheduler;
-    components.scheduler = { className: String(className), schedulerConfig };
-  }
-  const className = checkpoint.parts.text_encoder_2 ? "StableDiffusionXLPipeline" : "StableDiffusionPipeline";
-  await writePipelineFolder(path, className, components, options);
 }
 
 function lazy(path: string, stored: StoredWeight): LazyTensor {

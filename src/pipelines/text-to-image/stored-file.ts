@@ -1,13 +1,10 @@
 import { UserError } from "../../core/errors.ts";
 import { openTokenizer } from "../../io/index.ts";
 import type { OriginalComponent } from "../../models/index.ts";
-import { openSingleFile } from "../single-file.ts";
+import { OPEN_CLIP_PADDING, openSingleFile } from "../single-file.ts";
 import { stableDiffusion } from "./families/stable-diffusion.ts";
 import type { OpenModelOptions, StoredModel, StoredPart } from "./model.ts";
 import { storedControlNet, storedVae } from "./stored-part.ts";
-
-/** CLIP's other text encoder, OpenCLIP, is padded with this token, which has id 0. */
-const OPEN_CLIP_PADDING = "!";
 
 /** Reads a single-file checkpoint, with a tokenizer from elsewhere. UserErrors as of `openTextToImage`. */
 export async function storedFile(
