@@ -155,12 +155,20 @@ test("the only variant of weights is taken, of several the one that is asked for
   await writeSafetensors(at(".ema"), new Map([["a", float32([1], [0])]]));
   await expect(inspectPath(path)).rejects.toThrow(/variant "ema", variant "fp16"/);
   expect((await inspectPath(path, { variant: "fp16" })).models[0]!.parameters).toBe(model!.parameters);
-  // Beside weights without a name they have to be asked for; where there are none of the variant, those are taken.
+  // Beside weights without a name they have to be asked for.
   await cp(at(".fp16"), at(""));
   expect((await inspectPath(path)).models[0]).not.toHaveProperty("variant");
-  expect((await inspectPath(path, { variant: "bf16" })).models[0]).not.toHaveProperty("variant");
+  await expect(inspectPath(path, { variant: "bf16" })).rejects.toThrow(/has weights .*variant "ema"/);
   const { status, out } = await inspect(path, "--variant", "ema");
   expect([status, out.includes("variant ema")]).toEqual([2, true]);
+  // Of a pipeline's parts those that lack it are shown without one.
+  const whole = join(root, "whole");
+  await cp(sd15, whole, { recursive: true });
+  const unet = (name: string) => join(whole, "unet", `diffusion_pytorch_model${name}.safetensors`);
+  await rename(unet(""), unet(".fp16"));
+  const { models, problems } = await inspectPath(whole, { variant: "fp16" });
+  const shown = Object.fromEntries(models.map(({ name, variant = "" }) => [name, variant]));
+  expect([shown, problems]).toEqual([{ text_encoder: "", unet: "fp16", vae: "" }, []]);
 });
 
 test.skipIf(process.platform === "win32")("a pipe is not waited for", async () => {

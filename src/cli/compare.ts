@@ -13,6 +13,7 @@ import {
 } from "../pipelines/index.ts";
 import { addComputeOptions, type ComputeFlags, computeOptions } from "./compute-options.ts";
 import type { Console } from "./console.ts";
+import { withDownloads } from "./downloads.ts";
 import { duration, short, table } from "./format.ts";
 import { interruptible } from "./interrupt.ts";
 import { checkNoFolder, pictureFormat } from "./picture-files.ts";
@@ -32,6 +33,8 @@ interface CompareFlags extends ComputeFlags {
   readonly steps: number[];
   readonly out?: string;
   readonly json?: boolean;
+  readonly variant?: string;
+  readonly revision?: string;
 }
 
 /** One sampler at one number of steps; without pictures where the sampler cannot take so few. */
@@ -53,11 +56,15 @@ export function compareCommand(program: Command, io: Console): void {
     .command("compare")
     .summary("draw one seed with several samplers and steps, side by side")
     .description("Draw the same seed with several samplers and numbers of steps, as one labelled sheet, and time them.")
-    .argument("<model>", "run folder or diffusers folder")
+    .argument("<model>", "run folder, diffusers folder, or org/name of the hub")
     .option("--samplers <list>", "samplers, each a row", words, ["ddim", "euler-ancestral", "heun", "dpm++2m", "unipc"])
     .option("--steps <list>", "numbers of steps, each a column", numbers, [5, 10, 20, 50]);
   addSchemaOptions(command, shared);
-  command.option("--out <file>", "picture file").option("--json", "print places and times as JSON");
+  command
+    .option("--out <file>", "picture file")
+    .option("--variant <name>", "take the weights of this variant, for example fp16")
+    .option("--revision <name>", "branch, tag or commit of a model of the hub (default: main)")
+    .option("--json", "print places and times as JSON");
   addComputeOptions(command);
   command.action(async (model: string, flags: CompareFlags) => {
     const request = validated(shared, givenOptions(command, shared));
@@ -79,7 +86,10 @@ async function compare(
   const format = pictureFormat(out);
   await checkNoFolder(out);
   const samplers = flags.samplers.map(knownSampler);
-  const pipe = await unconditionalPipeline(model, computeOptions(flags));
+  const { variant, revision } = flags;
+  const pipe = await withDownloads({ io, signal, revision }, (hub) =>
+    unconditionalPipeline(model, { ...computeOptions(flags), variant, hub }),
+  );
   const places: Place[] = [];
   const notes = new Map<SamplerName, string>();
   try {

@@ -86,11 +86,6 @@ async function exportModel(model: string, folder: string, flags: ExportFlags, io
     await written(folder, (await readModelFolder(folder)).className ?? "model", flags, io);
     return;
   }
-  if (variant !== undefined) {
-    throw new UserError(`${model} is a pipeline of pixels; it is exported from weights without a variant.`, {
-      field: "variant",
-    });
-  }
   await exportUnconditional(model, folder, flags, io);
 }
 
@@ -116,7 +111,7 @@ async function exportFile(file: string, folder: string, flags: ExportFlags, io: 
 }
 
 async function exportUnconditional(run: string, folder: string, flags: ExportFlags, io: Console): Promise<void> {
-  const model = await readUnconditionalFolder(run);
+  const model = await readUnconditionalFolder(run, { variant: flags.variant });
   if (model.patch > 1) {
     const squares = `${model.patch}×${model.patch}`;
     throw new UserError(

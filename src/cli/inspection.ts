@@ -3,6 +3,7 @@ import { readFile, stat } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { UserError } from "../core/errors.ts";
 import {
+  chosenVariants,
   isPipelineFolder,
   type JsonObject,
   type PipelineComponent,
@@ -129,13 +130,16 @@ async function inspectPipeline(path: string, { variant }: InspectOptions): Promi
   const problems: string[] = [];
   const notes: Record<string, string> = {};
   let schedule: ScheduleFacts | undefined;
-  for (const [name, component] of components) {
-    // A list of two names is one of classes.
-    if (name === "classes") continue;
+  // A list of two names is one of classes.
+  const listed = [...components].filter(([name]) => name !== "classes");
+  const folders = listed.flatMap(([name, component]) => folderOf(path, name, component) ?? []);
+  const variants = await chosenVariants(folders, variant);
+  for (const [name, component] of listed) {
     const folder = folderOf(path, name, component);
     try {
       if (name === "scheduler" && folder) schedule = await scheduleFacts(folder);
-      else if (folder && existsSync(join(folder, "config.json"))) models.push(await modelFacts(folder, name, variant));
+      else if (folder && existsSync(join(folder, "config.json")))
+        models.push(await modelFacts(folder, name, variants.of(folder)));
       else {
         notes[name] = component.className;
         if (folder && Object.hasOwn(networks, component.className)) problems.push(`${name} has no config.json`);

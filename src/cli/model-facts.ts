@@ -34,11 +34,11 @@ export interface ModelFacts {
 /**
  * A model folder: its configuration, and the headers of its weights.
  *
- * @param variant of the weights; where there are none of it those without one, and where nothing is said the only ones
+ * @param variant of the weights; where nothing is said, the only ones that there are
  * @throws UserError for a folder that cannot be read
  */
 export async function modelFacts(path: string, name: string, variant?: string): Promise<ModelFacts> {
-  const taken = await chosenVariant(path, variant);
+  const taken = variant ?? (await onlyVariant(path));
   const { className, config, weights } = await readModelFolder(path, { variant: taken });
   const tensors = tensorFacts(weights);
   return {
@@ -51,9 +51,8 @@ export async function modelFacts(path: string, name: string, variant?: string): 
   };
 }
 
-async function chosenVariant(path: string, asked: string | undefined): Promise<string | undefined> {
+async function onlyVariant(path: string): Promise<string | undefined> {
   const there = await weightVariants(path);
-  if (asked !== undefined) return there.includes("") && !there.includes(asked) ? undefined : asked;
   return there.length === 1 ? there[0] || undefined : undefined;
 }
 

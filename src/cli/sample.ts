@@ -33,6 +33,7 @@ interface SampleFlags extends ComputeFlags {
   readonly animation?: string;
   readonly terminal?: boolean;
   readonly json?: boolean;
+  readonly variant?: string;
   readonly revision?: string;
 }
 
@@ -54,6 +55,7 @@ export function sampleCommand(program: Command, io: Console): void {
     .option("--grid <file>", "write a grid, besides what --out says")
     .option("--animation <file>", "write noise becoming pictures, as .gif or .webp")
     .option("--terminal", "show the grid in the terminal")
+    .option("--variant <name>", "take the weights of this variant, for example fp16")
     .option("--revision <name>", "branch, tag or commit of a model of the hub (default: main)")
     .option("--json", "print what was drawn as JSON");
   addComputeOptions(command);
@@ -73,7 +75,7 @@ async function sample(
   const request = validated(unconditionalRequest, given);
   await checkOutputs(flags);
   const pipe = await withDownloads({ io, signal, revision: flags.revision }, (hub) =>
-    wordlessPipeline(model, { ...computeOptions(flags), hub }),
+    wordlessPipeline(model, { ...computeOptions(flags), variant: flags.variant, hub }),
   );
   const onNote = (note: string) => io.remark(`note: ${note}`);
   pipe.folder.warnings.forEach(onNote);

@@ -2,12 +2,16 @@ import type { Command } from "commander";
 import { UserError } from "../core/errors.ts";
 import { type PromptToken, textToImagePipeline } from "../pipelines/index.ts";
 import type { Console } from "./console.ts";
+import { withDownloads } from "./downloads.ts";
 import { embeddingsOption } from "./embeddings-option.ts";
 import { short, table } from "./format.ts";
+import { interruptible } from "./interrupt.ts";
 
 interface TokensFlags {
   readonly model?: string;
   readonly tokenizer?: string;
+  readonly variant?: string;
+  readonly revision?: string;
   readonly embeddings?: readonly string[];
   readonly prompt2?: string;
   readonly weights?: boolean;
@@ -28,6 +32,8 @@ export function tokensCommand(program: Command, io: Console): void {
     .option("--prompt2 <text>", "prompt for the second text encoder (default: the prompt)")
     .option("--weights", "read (word:1.3), (word) and [word] as weights")
     .option("--chunks", "encode long prompts in parts")
+    .option("--variant <name>", "of a model whose weights all have a name, the one to open, for example fp16")
+    .option("--revision <name>", "branch, tag or commit of a model of the hub (default: main)")
     .option("--tokenizer <folder>", "the tokenizer's folder, for a model in a single file")
     .addOption(embeddingsOption())
     .option("--json", "print it as JSON")
@@ -35,14 +41,20 @@ export function tokensCommand(program: Command, io: Console): void {
 }
 
 async function showTokens(prompt: string, flags: TokensFlags, io: Console): Promise<void> {
-  const { model, tokenizer, prompt2 = prompt, weights = false, chunks = false, json } = flags;
+  const { model, tokenizer, variant, revision, prompt2 = prompt, weights = false, chunks = false, json } = flags;
   if (model === undefined) {
     throw new UserError("No model was given.", {
       hint: "Give --model with a folder in diffusers' layout.",
       field: "model",
     });
   }
-  const pipe = await textToImagePipeline(model, { tokenizer, embeddings: flags.embeddings });
+  const pipe = await interruptible(
+    () => io.remark("Stopping. Ctrl-C again ends at once."),
+    (signal) =>
+      withDownloads({ io, signal, revision }, (hub) =>
+        textToImagePipeline(model, { tokenizer, variant, hub, embeddings: flags.embeddings }),
+      ),
+  );
   try {
     const request = { prompt, ...(flags.prompt2 === undefined ? {} : { prompt2 }), weights, chunks };
     // Refuses what this model has no use for.

@@ -2,6 +2,7 @@ import { existsSync } from "node:fs";
 import { copyFile, mkdir, readdir, stat } from "node:fs/promises";
 import { extname, join } from "node:path";
 import { UserError } from "../core/errors.ts";
+import { chosenVariants } from "./chosen-variants.ts";
 import { type JsonObject, readJsonObject, writeJsonObject } from "./json-file.ts";
 import {
   type PipelineFolder,
@@ -10,11 +11,11 @@ import {
   type WriteModelOptions,
   writeModelFolder,
 } from "./model-folder.ts";
-import { WEIGHT_NAMES, weightVariants } from "./model-weights.ts";
+import { WEIGHT_NAMES } from "./model-weights.ts";
 import type { LazyTensor } from "./safetensors.ts";
 
 export interface CopyOptions extends Pick<WriteModelOptions, "dtype" | "maxShardBytes"> {
-  /** The variant of the weights to take, such as `fp16`; what has none of it is taken without one. They are written without. */
+  /** The variant of the weights to take, such as `fp16`. They are written without one. */
   readonly variant?: string;
 }
 
@@ -25,6 +26,7 @@ const OPTIONAL = ["safety_checker", "feature_extractor", "image_encoder", "water
  * Copies a pipeline folder, its weights stored in another type where one is given. `model_index.json` goes last, so that
  * a folder that has one is complete. A safety checker that is listed and not there is no longer listed.
  *
+ * Of components that lack a variant the weights without one are taken, as long as another has it.
  * @throws UserError for a folder that is no pipeline or lacks a component, and for weights that cannot be read
  */
 export async function copyPipelineFolder(from: string, to: string, options: CopyOptions = {}): Promise<PipelineFolder> {
@@ -35,8 +37,13 @@ export async function copyPipelineFolder(from: string, to: string, options: Copy
   for (const name of absent) {
     if (!OPTIONAL.includes(name)) throw new UserError(`${from} is not complete: ${join(from, name)} is missing.`);
   }
-  for (const [name, { path }] of entries) {
-    if (!absent.includes(name)) await copyModelFolder(path, join(to, name), options);
+  const there = entries.filter(([name]) => !absent.includes(name));
+  const variants = await chosenVariants(
+    there.map(([, { path }]) => path),
+    options.variant,
+  );
+  for (const [name, { path }] of there) {
+    await copyModelFolder(path, join(to, name), { ...options, variant: variants.of(path) });
   }
   const index = { ...(await readJsonObject(join(from, "model_index.json"))) };
   for (const name of absent) index[name] = [null, null];
@@ -64,9 +71,7 @@ export async function copyModelFolder(
     }
     return;
   }
-  const variants = variant === undefined ? [] : await weightVariants(from);
-  const taken = variants.includes("") && !variants.includes(variant!) ? undefined : variant;
-  const { className, config, weights } = await readModelFolder(from, { variant: taken });
+  const { className, config, weights } = await readModelFolder(from, { variant });
   const { _class_name: _, _diffusers_version: __, architectures: ___, ...own } = config;
   const tensors = new Map<string, LazyTensor>();
   for (const [name, { dtype, shape }] of weights.tensors) {

@@ -6,6 +6,7 @@ import { seeded } from "../core/random.ts";
 import { validated } from "../core/validated.ts";
 import { guide, guides, type Network, noiseFrom, type Samples } from "../diffusion/index.ts";
 import {
+  chosenVariants,
   imagesFromTensor,
   isPipelineFolder,
   modelFolder,
@@ -17,7 +18,7 @@ import {
 import { dit, networkName } from "../models/index.ts";
 import { chooseSampler, noteOnPlan } from "./choose-sampler.ts";
 import { guidanceOptions } from "./guidance-fields.ts";
-import { type ComputeOptions, partSessions } from "./part-sessions.ts";
+import { partSessions } from "./part-sessions.ts";
 import { latentSpace } from "./text-to-image/latents.ts";
 import { vaeOf } from "./text-to-image/open-model.ts";
 import { COLOURS, latentPreview } from "./text-to-image/preview.ts";
@@ -48,10 +49,10 @@ const PIXELS_ONLY = ["image", "mask", "strength", "invert", "imageClass", "betwe
  */
 export async function wordlessPipeline(
   model: string,
-  { hub, ...compute }: UnconditionalOptions = {},
+  { hub, ...options }: UnconditionalOptions = {},
 ): Promise<UnconditionalPipeline> {
-  const path = await modelFolder(model, hub);
-  return (await isDitFolder(path)) ? ditPipeline(path, compute) : unconditionalPipeline(path, compute);
+  const path = await modelFolder(model, { ...hub, variant: options.variant });
+  return (await isDitFolder(path)) ? ditPipeline(path, options) : unconditionalPipeline(path, options);
 }
 
 /** Whether a folder is that of a diffusion transformer over latents. */
@@ -68,16 +69,21 @@ async function isDitFolder(path: string): Promise<boolean> {
  * Each picture has a random source of its own, seeded with its seed.
  * @throws UserError for other folders
  */
-async function ditPipeline(path: string, options: ComputeOptions = {}): Promise<UnconditionalPipeline> {
+async function ditPipeline(
+  path: string,
+  { variant, ...options }: Omit<UnconditionalOptions, "hub"> = {},
+): Promise<UnconditionalPipeline> {
   const { components } = await readPipelineFolder(path, { needs: ["transformer", "vae", "scheduler"] });
   const at = (name: string) => components.get(name)!.path;
-  const { config: given, weights } = await readModelFolder(at("transformer"));
+  const variants = await chosenVariants([at("transformer"), at("vae")], variant);
+  const read = (name: string) => readModelFolder(at(name), { variant: variants.of(at(name)) });
+  const { config: given, weights } = await read("transformer");
   if (networkName(given) !== "DiTTransformer2DModel") {
     throw new UserError(`${at("transformer")} is no DiTTransformer2DModel.`, { field: "model" });
   }
   const network = dit(given);
   const { in_channels: channels, num_embeds_ada_norm: none, sample_size: side } = network.config;
-  const vae = vaeOf(await readModelFolder(at("vae")));
+  const vae = vaeOf(await read("vae"));
   if (vae.channels !== channels) {
     throw new UserError(`The autoencoder has ${vae.channels} latent channels, the transformer ${channels}.`, {
       field: "model",
@@ -89,7 +95,9 @@ async function ditPipeline(path: string, options: ComputeOptions = {}): Promise<
     scheduler: await readSchedulerConfig(at("scheduler")),
     patch: 1,
     classes: { names: names ?? Array.from({ length: none }, (_, i) => String(i)), none },
-    warnings: [],
+    warnings: variants.lacking.map(
+      (lacking) => `${lacking} has no ${variant} weights; taken are those without a variant.`,
+    ),
   };
   const sessions = partSessions({ name: "transformer", network, weights }, options);
   const latents = latentSpace({ vae: vae.part, factor: vae.factor }, options);

@@ -44,9 +44,13 @@ export interface Classes {
  * Opens a run folder (its `model/`), a diffusers pipeline folder of a `UNet2DModel` and a scheduler, or the folder of
  * such a network alone.
  *
+ * @param options.variant takes `NAME.VARIANT.safetensors`, for example "fp16"
  * @throws UserError that says what the folder is when it is none of these, and what is missing
  */
-export async function readUnconditionalFolder(path: string): Promise<UnconditionalFolder> {
+export async function readUnconditionalFolder(
+  path: string,
+  { variant }: { readonly variant?: string } = {},
+): Promise<UnconditionalFolder> {
   const kind = await stat(path).catch(() => undefined);
   if (!kind) throw new UserError(`There is no folder ${path}.`);
   if (!kind.isDirectory()) {
@@ -54,21 +58,21 @@ export async function readUnconditionalFolder(path: string): Promise<Uncondition
       hint: "Give the folder it lies in; `allegory inspect` shows what a single file holds.",
     });
   }
-  if (isPipelineFolder(path)) return ofPipeline(path, path);
+  if (isPipelineFolder(path)) return ofPipeline(path, path, variant);
   const model = join(path, "model");
-  if (isPipelineFolder(model)) return ofPipeline(path, model);
+  if (isPipelineFolder(model)) return ofPipeline(path, model, variant);
   if (existsSync(join(path, "recipe.json"))) {
     throw new UserError(`The run ${path} has no model yet.`, {
       hint: "It gets one with its first checkpoint: let `allegory train` run on.",
     });
   }
-  if (existsSync(join(path, "config.json"))) return ofNetwork(path);
+  if (existsSync(join(path, "config.json"))) return ofNetwork(path, variant);
   throw new UserError(`${path} is neither a run folder nor a model in diffusers' layout.`, {
     hint: "A run folder has model/model_index.json, a pipeline model_index.json, a network config.json and weights.",
   });
 }
 
-async function ofPipeline(path: string, folder: string): Promise<UnconditionalFolder> {
+async function ofPipeline(path: string, folder: string, variant: string | undefined): Promise<UnconditionalFolder> {
   const { className, components } = await readPipelineFolder(folder);
   const unet = components.get("unet");
   if (!unet) throw new UserError(`${join(folder, "model_index.json")} lists no unet; it is a ${className}.`);
@@ -85,7 +89,7 @@ async function ofPipeline(path: string, folder: string): Promise<UnconditionalFo
   const patch = patchOf(index, className, folder);
   const schedulerConfig = await readSchedulerConfig(partFolder(scheduler.path, folder, "scheduler_config.json"));
   return opened(path, partFolder(unet.path, folder, "config.json"), schedulerConfig, {
-    patch,
+    ...{ patch, variant },
     names: classNames(index),
   });
 }
@@ -95,23 +99,30 @@ function partFolder(own: string, pipeline: string, file: string): string {
   return !existsSync(own) && existsSync(join(pipeline, file)) ? pipeline : own;
 }
 
-async function ofNetwork(path: string): Promise<UnconditionalFolder> {
+async function ofNetwork(path: string, variant: string | undefined): Promise<UnconditionalFolder> {
   const parent = dirname(resolve(path));
   if (basename(resolve(path)) === "unet" && isPipelineFolder(parent)) {
-    return { ...(await ofPipeline(parent, parent)), path };
+    return { ...(await ofPipeline(parent, parent, variant)), path };
   }
-  if (existsSync(join(path, "scheduler_config.json"))) return opened(path, path, await readSchedulerConfig(path), {});
+  if (existsSync(join(path, "scheduler_config.json"))) {
+    return opened(path, path, await readSchedulerConfig(path), { variant });
+  }
   const warning = `${path} says nothing about its noise schedule; taken is the usual one of DDPM (1000 timesteps, linear betas 0.0001 to 0.02, noise prediction).`;
-  return opened(path, path, { _class_name: "DDPMScheduler" }, { warnings: [warning] });
+  return opened(path, path, { _class_name: "DDPMScheduler" }, { variant, warnings: [warning] });
 }
 
 async function opened(
   path: string,
   network: string,
   scheduler: SchedulerConfig,
-  { patch = 1, names, warnings = [] }: { patch?: number; names?: readonly string[]; warnings?: readonly string[] },
+  {
+    patch = 1,
+    variant,
+    names,
+    warnings = [],
+  }: { patch?: number; variant?: string; names?: readonly string[]; warnings?: readonly string[] },
 ): Promise<UnconditionalFolder> {
-  const { className, config, weights } = await readModelFolder(network);
+  const { className, config, weights } = await readModelFolder(network, { variant });
   if (className !== "UNet2DModel") {
     throw new UserError(
       `${join(network, "config.json")} is of class ${className ?? "unknown"}; UNet2DModel is needed.`,

@@ -100,6 +100,8 @@ const DEFAULT_INVERSION_STEPS = 50;
 export interface UnconditionalOptions extends ComputeOptions {
   /** How models of the hub are found: revision, cache, token, progress of downloads. */
   readonly hub?: Omit<HubOptions, "variant">;
+  /** Takes `NAME.VARIANT.safetensors`, for example "fp16". */
+  readonly variant?: string;
 }
 
 /**
@@ -112,7 +114,8 @@ export async function unconditionalPipeline(
   path: string,
   options: UnconditionalOptions = {},
 ): Promise<UnconditionalPipeline> {
-  const folder = await readUnconditionalFolder(await modelFolder(path, options.hub));
+  const { variant, hub } = options;
+  const folder = await readUnconditionalFolder(await modelFolder(path, { ...hub, variant }), { variant });
   const { config } = unet2d(folder.config);
   const { patch } = folder;
   const channels = config.in_channels / (patch * patch);

@@ -1,0 +1,23 @@
+import { weightVariants } from "./model-weights.ts";
+
+/** Which weights of several folders are taken. */
+export interface ChosenVariants {
+  /** The variant to read of a folder; undefined: the weights without one. */
+  of(folder: string): string | undefined;
+  /** The folders that lack the variant asked for. */
+  readonly lacking: readonly string[];
+}
+
+/**
+ * Chooses the variant that is read of each folder of a model: the one asked for, or, of folders that lack it, the weights without
+ * one. Where no folder has it, it is chosen for all, so that reading them refuses it and says what there is.
+ */
+export async function chosenVariants(folders: readonly string[], variant: string | undefined): Promise<ChosenVariants> {
+  if (variant === undefined) return { of: () => undefined, lacking: [] };
+  const variants = await Promise.all(folders.map(weightVariants));
+  // Tokenizers and schedulers have no weights.
+  const weighted = folders.filter((_, i) => variants[i]!.length > 0);
+  const lacking = weighted.filter((folder) => !variants[folders.indexOf(folder)]!.includes(variant));
+  if (lacking.length === weighted.length) return { of: () => variant, lacking: [] };
+  return { of: (folder) => (lacking.includes(folder) ? undefined : variant), lacking };
+}
