@@ -7,7 +7,9 @@ import { consoleOn } from "../src/cli/console.ts";
 import { run } from "../src/cli/program.ts";
 import { decodeImage } from "../src/io/index.ts";
 import { pipeline } from "../src/pipelines/index.ts";
+import { type FineTuneRecipeInput, fineTune, type TrainingEvent } from "../src/train/index.ts";
 import { tinyDit, writeTiny } from "./tiny-models.ts";
+import { smallDataset } from "./train-small.ts";
 
 // Models without words whose weights have a variant's name.
 
@@ -48,4 +50,24 @@ test("a diffusion transformer whose autoencoder lacks the variant takes it witho
   expect(pipe.folder.warnings).toEqual([expect.stringMatching(/vae has no fp16 weights; taken are those without/)]);
   await pipe.close();
   await expect(pipeline("class-to-image", at("dit"), { variant: "ema" })).rejects.toThrow(/variant "fp16"/);
+});
+
+test("a model with weights of a variant is fine-tuned, and written without it", async () => {
+  await cp(join(pipelines, "sd15"), at("sd"), { recursive: true });
+  for (const part of ["unet", "vae"]) await named(at("sd", part), "fp16");
+  const recipe: FineTuneRecipeInput = {
+    ...{ task: "fine-tune", model: at("sd"), method: { kind: "full", trainable: ["unet.conv_out.*"] } },
+    ...{ data: "given by the test", size: 24, run: at("run"), steps: 1, batch: 1, sampleEvery: 0, threads: 1 },
+  };
+  const dataset = { ...smallDataset({ count: 1, size: 24, channels: 3 }), captions: [["a cat"]] };
+  await expect(fineTune(recipe, { dataset })).rejects.toThrow(/variant "fp16"/);
+  const warnings: string[] = [];
+  const onEvent = (event: TrainingEvent) => void ("warnings" in event && warnings.push(...event.warnings));
+  await fineTune({ ...recipe, variant: "fp16" }, { dataset, onEvent });
+  expect(warnings).toContainEqual(expect.stringMatching(/text_encoder has no fp16 weights/));
+  for (const part of ["unet", "vae"]) {
+    expect(await readdir(at("run", "model", part))).toContain("diffusion_pytorch_model.safetensors");
+  }
+  const pipe = await pipeline("text-to-image", at("run", "model"));
+  await pipe.close();
 });

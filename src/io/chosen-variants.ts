@@ -4,8 +4,8 @@ import { weightVariants } from "./model-weights.ts";
 export interface ChosenVariants {
   /** The variant to read of a folder; undefined: the weights without one. */
   of(folder: string): string | undefined;
-  /** The folders that lack the variant asked for. */
-  readonly lacking: readonly string[];
+  /** A sentence for each folder that lacks the variant asked for. */
+  readonly warnings: readonly string[];
 }
 
 /**
@@ -13,11 +13,14 @@ export interface ChosenVariants {
  * one. Where no folder has it, it is chosen for all, so that reading them refuses it and says what there is.
  */
 export async function chosenVariants(folders: readonly string[], variant: string | undefined): Promise<ChosenVariants> {
-  if (variant === undefined) return { of: () => undefined, lacking: [] };
+  if (variant === undefined) return { of: () => undefined, warnings: [] };
   const variants = await Promise.all(folders.map(weightVariants));
   // Tokenizers and schedulers have no weights.
   const weighted = folders.filter((_, i) => variants[i]!.length > 0);
   const lacking = weighted.filter((folder) => !variants[folders.indexOf(folder)]!.includes(variant));
-  if (lacking.length === weighted.length) return { of: () => variant, lacking: [] };
-  return { of: (folder) => (lacking.includes(folder) ? undefined : variant), lacking };
+  if (lacking.length === weighted.length) return { of: () => variant, warnings: [] };
+  return {
+    of: (folder) => (lacking.includes(folder) ? undefined : variant),
+    warnings: lacking.map((folder) => `${folder} has no ${variant} weights; taken are those without a variant.`),
+  };
 }

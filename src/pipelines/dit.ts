@@ -95,9 +95,7 @@ async function ditPipeline(
     scheduler: await readSchedulerConfig(at("scheduler")),
     patch: 1,
     classes: { names: names ?? Array.from({ length: none }, (_, i) => String(i)), none },
-    warnings: variants.lacking.map(
-      (lacking) => `${lacking} has no ${variant} weights; taken are those without a variant.`,
-    ),
+    warnings: variants.warnings,
   };
   const sessions = partSessions({ name: "transformer", network, weights }, options);
   const latents = latentSpace({ vae: vae.part, factor: vae.factor }, options);

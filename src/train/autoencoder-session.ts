@@ -21,6 +21,8 @@ export interface AutoencoderSession {
 export interface AutoencoderSessionOptions {
   readonly device?: DeviceName | "auto";
   readonly threads?: number;
+  /** Of the weights, such as `fp16`. */
+  readonly variant?: string;
 }
 
 /**
@@ -29,9 +31,9 @@ export interface AutoencoderSessionOptions {
  */
 export async function openAutoencoder(
   folder: string,
-  { device, threads }: AutoencoderSessionOptions = {},
+  { device, threads, variant }: AutoencoderSessionOptions = {},
 ): Promise<AutoencoderSession> {
-  const { className, config: given, weights } = await readModelFolder(folder);
+  const { className, config: given, weights } = await readModelFolder(folder, { variant });
   if (className !== "AutoencoderKL") {
     throw new UserError(`${folder} is a model of class ${className ?? "unknown"}; AutoencoderKL is needed.`, {
       field: "autoencoder",

@@ -1,7 +1,7 @@
 import { existsSync } from "node:fs";
 import { cp } from "node:fs/promises";
 import { join } from "node:path";
-import { type JsonObject, readJsonObject, writeJsonObject } from "../io/index.ts";
+import { copyModelFolder, type JsonObject, readJsonObject, writeJsonObject } from "../io/index.ts";
 import type { BaseModel } from "./pretrained-model.ts";
 
 /**
@@ -13,7 +13,7 @@ import type { BaseModel } from "./pretrained-model.ts";
  */
 export async function writeChangedModel(
   folder: string,
-  { path, pipeline }: Pick<BaseModel, "path" | "pipeline">,
+  { path, pipeline, variants }: Pick<BaseModel, "path" | "pipeline" | "variants">,
   changed: Readonly<Record<string, (folder: string) => Promise<void>>>,
   index: JsonObject = {},
 ): Promise<void> {
@@ -22,8 +22,11 @@ export async function writeChangedModel(
   for (const [name, part] of pipeline.components) {
     // A safety checker may be listed without being there.
     if (complete || Object.hasOwn(changed, name) || !existsSync(part.path)) continue;
+    const variant = variants.of(part.path);
+    // What is changed has weights without a variant, and so has the rest.
+    if (variant !== undefined) await copyModelFolder(part.path, join(folder, name), { variant });
     // Of the hub's folders the files are links.
-    await cp(part.path, join(folder, name), { recursive: true, dereference: true });
+    else await cp(part.path, join(folder, name), { recursive: true, dereference: true });
   }
   for (const [name, write] of Object.entries(changed)) await write(join(folder, name));
   await writeJsonObject(file, { ...(await readJsonObject(join(path, "model_index.json"))), ...index });

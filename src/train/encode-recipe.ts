@@ -19,6 +19,7 @@ export const encodeSchema = z.strictObject({
     .default("auto")
     .describe("where captions of a folder's images are: .txt files beside them, metadata.jsonl or .csv, or nowhere"),
   autoencoder: z.string().describe("folder of the AutoencoderKL"),
+  variant: z.string().min(1).optional().describe("variant of the autoencoder's weights, such as fp16"),
   out: z.string().describe("folder of the latents; continues if it was begun"),
   scaling: z
     .enum(["auto", "config", "measured"])
@@ -56,7 +57,7 @@ export async function encode(
 ): Promise<EncodeResult> {
   const hint = "`allegory encode --help` lists every option with what it takes.";
   const options = validated(encodeSchema, input, { what: "The encoding", hint });
-  const { config } = await readModelFolder(options.autoencoder);
+  const { config } = await readModelFolder(options.autoencoder, { variant: options.variant });
   const dataset = await datasetOf({ ...options, size: options.size ?? trainedSize(config) }, { signal });
   for (const warning of dataset.warnings) onWarning?.(warning);
   const result = await encodeDataset(dataset, { ...options, signal, onProgress });

@@ -24,6 +24,8 @@ export type ScalingSource = "auto" | "config" | "measured";
 export interface EncodeOptions {
   /** Folder of the `AutoencoderKL`. */
   readonly autoencoder: string;
+  /** Of its weights, such as `fp16`. */
+  readonly variant?: string;
   /** Folder of the latent data set. */
   readonly out: string;
   /** Images the encoder sees at once; default: 16 of 64×64, fewer of larger ones. */
@@ -90,7 +92,11 @@ export async function encodeDataset(dataset: Dataset, options: EncodeOptions): P
   try {
     requireFitting(dataset, sessions[0]!, autoencoder);
     const writer = await latentWriter(out, {
-      ...{ name: dataset.name, source: fingerprint(dataset), autoencoder: await encoderHash(autoencoder) },
+      ...{
+        name: dataset.name,
+        source: fingerprint(dataset),
+        autoencoder: await encoderHash(autoencoder, options.variant),
+      },
       ...{ count, channels: config.latent_channels, height: height / factor, width: width / factor, flip, shard },
       image: { channels, height, width },
       ...{ labels: labels !== undefined, captions: captions !== undefined },
@@ -136,13 +142,13 @@ export async function recordScaling(folder: string, { scalingFactor, shiftFactor
 
 async function openEncoders(
   { width, height }: Dataset,
-  { autoencoder, device = "cpu", threads = availableParallelism() }: EncodeOptions,
+  { autoencoder, variant, device = "cpu", threads = availableParallelism() }: EncodeOptions,
 ): Promise<AutoencoderSession[]> {
-  const { weights } = await readModelFolder(autoencoder);
+  const { weights } = await readModelFolder(autoencoder, { variant });
   const bytes = [...weights.tensors.values()].reduce((sum, { length }) => sum + length, 0);
   const shared = device === "cpu" && bytes <= SMALL_BYTES && width * height <= SMALL_PIXELS;
-  if (!shared) return [await openAutoencoder(autoencoder, { device, threads })];
-  return Promise.all(Array.from({ length: threads }, () => openAutoencoder(autoencoder, { device, threads: 1 })));
+  const open = (own: number) => openAutoencoder(autoencoder, { device, threads: own, variant });
+  return shared ? Promise.all(Array.from({ length: threads }, () => open(1))) : [await open(threads)];
 }
 
 interface Range {
@@ -239,8 +245,8 @@ function requireFitting(
 const NOT_ENCODING = /^_|^(?:scaling_factor|shift_factor|sample_size|force_upcast|up_block_types|out_channels)$/;
 
 /** A hash of the half of an autoencoder that encodes: a new decoder or scaling leaves latents as they are. */
-async function encoderHash(folder: string): Promise<string> {
-  const { config, weights } = await readModelFolder(folder);
+async function encoderHash(folder: string, variant: string | undefined): Promise<string> {
+  const { config, weights } = await readModelFolder(folder, { variant });
   const own = Object.entries(config).filter(([key]) => !NOT_ENCODING.test(key));
   const hash = createHash("sha256").update(JSON.stringify(own.sort(([a], [b]) => (a < b ? -1 : 1))));
   const names = [...weights.tensors.keys()].filter((name) => /^(?:encoder|quant_conv)\./.test(name)).sort();

@@ -68,6 +68,12 @@ const { weighting, snrGamma } = noiseFields;
 export const fineTuneRecipeSchema = z.strictObject({
   task: z.literal("fine-tune").describe("what is trained"),
   model: z.string().describe("folder of a StableDiffusionPipeline in diffusers' layout, or org/name of the hub"),
+  variant: z
+    .string()
+    .min(1)
+    .optional()
+    .describe("variant of the model's weights, such as fp16; parts that lack it are taken without one"),
+  revision: z.string().min(1).optional().describe("branch, tag or commit of a model of the hub (default: main)"),
   method: z
     .discriminatedUnion("kind", [full, lora, textualInversion, distillation])
     .describe("what of the model learns"),

@@ -44,12 +44,12 @@ export interface FineTuneOptions extends RunControl {
 export async function fineTune(input: FineTuneRecipeInput, options: FineTuneOptions = {}): Promise<TrainingResult> {
   const recipe = readFineTuneRecipe(input);
   const { signal } = options;
-  const base = await openBaseModel(recipe.model);
+  const base = await openBaseModel(recipe.model, { variant: recipe.variant, revision: recipe.revision, signal });
   const objective = objectiveOf(base, recipe);
   const learning = await learningOf(base, recipe, objective);
   const dataset = withPrompts(options.dataset ?? (await datasetFor(recipe, signal)), recipe);
   if (learning.kind === "adaptation") requireOwnWord(learning.adaptation, dataset.captions!);
-  const autoencoder = await openAutoencoder(base.vae, recipe);
+  const autoencoder = await openAutoencoder(base.vae, { ...recipe, variant: base.variants.of(base.vae) });
   const opened: LatentDataset[] = [];
   try {
     const encode = async (data: Dataset, name: string) => {
@@ -179,7 +179,8 @@ function conditionOf(
   const { textEncoder, tokenizer, maxLength } = base;
   if (learnsText) return loadedText(textEncoder, tokenizer, { maxLength, own });
   const cache = join(run, "captions.safetensors");
-  return frozenText(base.path, { captions, maxLength, cache, threads, signal });
+  const variant = base.variants.of(base.stored.text_encoder.path);
+  return frozenText(base.path, { captions, maxLength, cache, variant, threads, signal });
 }
 
 /** Opens the pictures; their captions are not read where prompts stand in their place. */
@@ -232,6 +233,7 @@ async function latentsOf(
     );
   }
   const out = join(run, name);
-  await encodeDataset(dataset, { autoencoder: base.vae, out, scaling: "config", device, threads, signal });
+  const autoencoder = { autoencoder: base.vae, variant: base.variants.of(base.vae) };
+  await encodeDataset(dataset, { ...autoencoder, out, scaling: "config", device, threads, signal });
   return openLatents(out);
 }

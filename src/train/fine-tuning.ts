@@ -41,7 +41,7 @@ export function fineTuningTask(
     data: {
       name: subject.name,
       count: subject.count,
-      warnings: condition.warnings(all),
+      warnings: [...base.variants.warnings, ...condition.warnings(all)],
       fingerprint: () => [base.fingerprint, subject.fingerprint, prior?.fingerprint].filter(Boolean).join(" "),
     },
     network,

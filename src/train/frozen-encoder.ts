@@ -54,9 +54,10 @@ export interface EncoderPaths {
  */
 export async function openFrozenEncoder(
   folder: string,
+  { variant }: { readonly variant?: string } = {},
 ): Promise<{ encoder: FrozenEncoder; tokenizer: TextTokenizer; paths: EncoderPaths }> {
   const path = existsSync(join(folder, "text_encoder")) ? join(folder, "text_encoder") : folder;
-  const { config, weights, className = "unnamed" } = await readModelFolder(path);
+  const { config, weights, className = "unnamed" } = await readModelFolder(path, { variant });
   const encoder = { className, config, weights, ...networkOf(className, config, path) };
   const tokenizerPath =
     [join(folder, "tokenizer"), join(dirname(path), "tokenizer"), path].find(

@@ -16,6 +16,8 @@ export interface FrozenTextOptions {
   readonly maxLength?: number;
   /** A safetensors file that keeps what was encoded for the next time. */
   readonly cache?: string;
+  /** Of the encoder's weights, such as `fp16`. */
+  readonly variant?: string;
   readonly threads?: number;
   readonly signal?: AbortSignal;
   /** Called with how many of the texts that the cache does not hold are encoded. */
@@ -32,7 +34,7 @@ export interface FrozenTextOptions {
  * @throws UserError for folders without them, other kinds of encoders, and a cache of another encoder
  */
 export async function frozenText(folder: string, options: FrozenTextOptions): Promise<Condition> {
-  const { encoder, tokenizer, paths } = await openFrozenEncoder(folder);
+  const { encoder, tokenizer, paths } = await openFrozenEncoder(folder, options);
   const { maxLength = tokenizer.maxLength, cache } = options;
   if (maxLength === undefined) {
     throw new UserError(`The tokenizer ${paths.tokenizer} does not say how many tokens a text may have.`, {

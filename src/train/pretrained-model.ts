@@ -4,7 +4,10 @@ import { UserError } from "../core/errors.ts";
 import type { HostTensor } from "../core/host-tensor.ts";
 import { type SchedulerConfig, type TrainedFor, trainedFor } from "../diffusion/index.ts";
 import {
+  type ChosenVariants,
+  chosenVariants,
   convertFloat,
+  type HubOptions,
   type ModelFolder,
   type ModelWeights,
   modelFolder,
@@ -45,6 +48,8 @@ export interface BaseModel {
   readonly trainedFor: TrainedFor;
   /** The autoencoder's folder. */
   readonly vae: string;
+  /** Which weights are read of each of its folders, where a variant was asked for. */
+  readonly variants: ChosenVariants;
   /** Tells models apart: of configurations, tokenizer and the beginnings of all weights. */
   readonly fingerprint: string;
   /** The names of all parameters of a network, beginning with its own. */
@@ -59,17 +64,22 @@ export interface BaseModel {
  * Opens a `StableDiffusionPipeline` folder, or such a model of the hub, for fine-tuning.
  * @throws UserError for other models: of SDXL, inpainting and distilled networks, and for parts that are missing
  */
-export async function openBaseModel(model: string): Promise<BaseModel> {
-  const path = await modelFolder(model);
+export async function openBaseModel(
+  model: string,
+  options: Pick<HubOptions, "variant" | "revision" | "signal"> = {},
+): Promise<BaseModel> {
+  const path = await modelFolder(model, options);
   const pipeline = await readPipelineFolder(path, { needs: ["unet", "vae", "text_encoder", "tokenizer", "scheduler"] });
   const at = (name: string) => pipeline.components.get(name)!.path;
-  const stored = { unet: await readModelFolder(at("unet")), text_encoder: await readModelFolder(at("text_encoder")) };
+  const variants = await chosenVariants(["unet", "text_encoder", "vae"].map(at), options.variant);
+  const read = (name: string) => readModelFolder(at(name), { variant: variants.of(at(name)) });
+  const stored = { unet: await read("unet"), text_encoder: await read("text_encoder") };
   requireStableDiffusion(path, pipeline, stored);
   const unet = unet2dCondition(stored.unet.config);
   requirePlain(path, unet);
   const textEncoder = clipText(stored.text_encoder.config);
   const networks = { unet, text_encoder: textEncoder };
-  const { encoder, tokenizer } = await openFrozenEncoder(path);
+  const { encoder, tokenizer } = await openFrozenEncoder(path, { variant: variants.of(at("text_encoder")) });
   const positions = textEncoder.config.max_position_embeddings;
   const maxLength = Math.min(tokenizer.maxLength ?? positions, positions);
   const scheduler = (await readSchedulerConfig(at("scheduler"))) as SchedulerConfig;
@@ -79,7 +89,7 @@ export async function openBaseModel(model: string): Promise<BaseModel> {
   hash.update(await encoderFingerprint(described, tokenizer, maxLength)).update(JSON.stringify(scheduler));
 
   return {
-    ...{ path, pipeline, unet, textEncoder, stored, tokenizer, maxLength, scheduler },
+    ...{ path, pipeline, unet, textEncoder, stored, tokenizer, maxLength, scheduler, variants },
     trainedFor: trainedFor(scheduler),
     vae: at("vae"),
     fingerprint: hash.digest("hex"),

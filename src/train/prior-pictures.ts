@@ -95,6 +95,7 @@ async function drawPrior(
   const condition = await frozenText(base.path, {
     captions: [prompt],
     maxLength: base.maxLength,
+    variant: base.variants.of(base.stored.text_encoder.path),
     threads,
     signal,
   });
