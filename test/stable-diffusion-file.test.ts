@@ -6,7 +6,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import type { HostTensor } from "../src/core/host-tensor.ts";
 import { writeSafetensors } from "../src/io/index.ts";
 import { autoencoderKL, clipText, clipTextWithProjection, unet2dCondition } from "../src/models/index.ts";
-import { pipeline } from "../src/pipelines/index.ts";
+import { pictureNotes, pipeline, readPictureNotes } from "../src/pipelines/index.ts";
 import { openSingleFile } from "../src/pipelines/single-file.ts";
 import { writeSingleFileAsFolder } from "../src/pipelines/single-file-folder.ts";
 import { openClip, originalUNet, originalVae, randomWeights, under } from "./original-files.ts";
@@ -85,6 +85,10 @@ test("what a file's U-Net predicts can be said; a folder's scheduler says it, as
   const pipe = await pipeline("text-to-image", file, { tokenizer, prediction: "v_prediction" });
   expect(pipe.model.scheduler).toMatchObject({ prediction_type: "v_prediction" });
   await pipe.close();
+  // A picture keeps it, so that it can be drawn again.
+  const opened = { prediction: "v_prediction" } as const;
+  const notes = pictureNotes({ model: file, opened, request: { prompt: "a cat" }, size: [8, 8] });
+  expect(readPictureNotes(notes)).toMatchObject({ opened });
   const sd15 = fileURLToPath(new URL("fixtures/reference/pipelines/sd15", import.meta.url));
   const scheduler = { _class_name: "DDIMScheduler" };
   for (const [path, options, message] of [

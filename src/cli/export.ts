@@ -145,7 +145,10 @@ async function exportUnconditional(run: string, folder: string, flags: ExportFla
 
 async function written(folder: string, className: string, { json }: ExportFlags, io: Console): Promise<void> {
   if (json) io.json({ folder, files: (await readdir(folder, { recursive: true })).sort() });
-  else io.print(`${folder} is a ${className}: in Python, ${className}.from_pretrained(${JSON.stringify(folder)}).`);
+  else
+    io.print(
+      `${folder} is ${/^[AEIO]/.test(className) ? "an" : "a"} ${className}: in Python, ${className}.from_pretrained(${JSON.stringify(folder)}).`,
+    );
 }
 
 async function mustBeFree(folder: string): Promise<void> {

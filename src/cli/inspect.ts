@@ -53,8 +53,8 @@ async function inspected(
   { io, signal }: { readonly io: Console; readonly signal: AbortSignal },
 ): Promise<Inspection> {
   const found = await stat(path).catch(() => undefined);
-  // What has not the form of org/name can be nothing of the hub.
-  if (!found && !/^[^/\\]+\/[^/\\]+$/.test(path)) throw new UserError(`There is no file or folder ${path}.`);
+  // Without an owner it can be nothing of the hub.
+  if (!found && !path.includes("/")) throw new UserError(`There is no file or folder ${path}.`);
   const folder = await withDownloads({ io, signal, revision }, (hub) => modelFolder(path, { ...hub, variant }));
   return inspectPath(folder, { variant });
 }
