@@ -1,5 +1,6 @@
 import { readFile, stat } from "node:fs/promises";
 import { messageOf, UserError } from "../core/errors.ts";
+import { parsePythonJson, pythonJson } from "../core/python-json.ts";
 import { writeFileAtomically } from "./atomic-file.ts";
 
 /** A JSON object whose fields are not known yet. */
@@ -9,7 +10,7 @@ export type JsonObject = Readonly<Record<string, unknown>>;
 const MAX_JSON_BYTES = 100_000_000;
 
 /**
- * Reads a file that holds one JSON object.
+ * Reads a file that holds one JSON object. NaN and infinities may be bare words, as Python writes them.
  *
  * @throws UserError naming the file when it is missing, too large, no JSON or no object
  */
@@ -28,7 +29,7 @@ export async function readJsonObject(path: string): Promise<JsonObject> {
   }
   let value: unknown;
   try {
-    value = JSON.parse(text.replace(/^\ufeff/, ""));
+    value = parsePythonJson(text.replace(/^\ufeff/, ""));
   } catch (error) {
     const lfs = text.startsWith("version https://git-lfs");
     throw new UserError(
@@ -42,9 +43,9 @@ export async function readJsonObject(path: string): Promise<JsonObject> {
   return value as JsonObject;
 }
 
-/** Writes an object as diffusers does: two spaces, keys sorted at every depth. */
+/** Writes an object as diffusers does: two spaces, keys sorted at every depth, infinities as the bare words of Python. */
 export async function writeJsonObject(path: string, value: JsonObject): Promise<void> {
-  await writeFileAtomically(path, `${JSON.stringify(sorted(value), null, 2)}\n`);
+  await writeFileAtomically(path, `${pythonJson(sorted(value), 2)}\n`);
 }
 
 function sorted(value: unknown): unknown {

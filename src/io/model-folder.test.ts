@@ -11,6 +11,7 @@ import {
   readSchedulerConfig,
   writeDdpmPipeline,
   writeModelFolder,
+  writePipelineFolder,
 } from "./model-folder.ts";
 import { openWeights } from "./model-weights.ts";
 import { readSafetensors } from "./safetensors.ts";
@@ -208,6 +209,22 @@ describe("a pipeline folder", () => {
     const text = await readFile(join(path, "unet", "config.json"), "utf8");
     expect(text.indexOf("_class_name")).toBeLessThan(text.indexOf("block_out_channels"));
     expect((await readSafetensors(join(path, "unet", "diffusion_pytorch_model.safetensors"))).size).toBe(3);
+  });
+
+  it("has numbers without end as Python writes and reads them", async () => {
+    const path = join(root, "infinite");
+    const file = join(path, "scheduler_config.json");
+    await mkdir(path);
+    // As diffusers' save_pretrained writes it.
+    const saved = '{\n  "_class_name": "DPMSolverMultistepScheduler",\n  "lambda_min_clipped": -Infinity\n}\n';
+    await writeFile(file, saved);
+    const config = await readSchedulerConfig(path);
+    expect(config.lambda_min_clipped).toBe(Number.NEGATIVE_INFINITY);
+    const scheduler = { className: "DPMSolverMultistepScheduler", schedulerConfig: config };
+    await writePipelineFolder(path, "StableDiffusionPipeline", { scheduler });
+    const written = await readFile(join(path, "scheduler", "scheduler_config.json"), "utf8");
+    expect(written).toContain('"lambda_min_clipped": -Infinity\n');
+    expect(await readSchedulerConfig(join(path, "scheduler"))).toMatchObject(config);
   });
 
   it("leaves out what is switched off and refuses what is missing", async () => {

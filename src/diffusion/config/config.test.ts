@@ -1,6 +1,7 @@
 import { expect, test } from "vitest";
 import { UserError } from "../../core/errors.ts";
 import { float32 } from "../../core/host-tensor.ts";
+import { pythonJson } from "../../core/python-json.ts";
 import { namedSampler } from "../named.ts";
 import { recordedNoise } from "../noise-source.ts";
 import { SAMPLERS } from "../sampler-table.ts";
@@ -13,7 +14,7 @@ test.each(classes.filter((name) => name !== "EDMHeunScheduler"))(
   "the configuration of %s, written and read again, plans the same run",
   (className) => {
     const sampler = samplerFromConfig({ _class_name: className });
-    const again = samplerFromConfig(parseSchedulerConfig(JSON.stringify(schedulerConfig(sampler))));
+    const again = samplerFromConfig(parseSchedulerConfig(pythonJson(schedulerConfig(sampler))));
     expect(again.options).toEqual(sampler.options);
     const plan = (of: ConfiguredSampler) => of.plan({ steps: 8 });
     expect(plan(again).timesteps).toEqual(plan(sampler).timesteps);

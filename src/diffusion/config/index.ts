@@ -97,7 +97,6 @@ function checkedFirst(first: number | undefined, steps: number): void {
 
 /**
  * The configuration to write next to a model, as diffusers' `save_pretrained` has it: the class and every option.
- * Infinite numbers become strings, which `samplerFromConfig` reads back.
  * @throws UserError for a spread that diffusers has no option for, and for a class that it does not have
  */
 export function schedulerConfig(sampler: Pick<ConfiguredSampler, "className" | "options" | "spread">): SchedulerConfig {
@@ -113,11 +112,7 @@ export function schedulerConfig(sampler: Pick<ConfiguredSampler, "className" | "
       field: "sampler",
     });
   }
-  const written = Object.entries(sampler.options).map(([name, value]) => [
-    name,
-    typeof value === "number" && !Number.isFinite(value) ? String(value) : value,
-  ]);
-  return { _class_name: sampler.className, ...Object.fromEntries(written) };
+  return { _class_name: sampler.className, ...sampler.options };
 }
 
 /** What a network was trained for. */

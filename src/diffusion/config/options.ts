@@ -1,5 +1,6 @@
 import { UserError } from "../../core/errors.ts";
 import { checkRanges } from "./ranges.ts";
+import { parsePythonJson } from "../../core/python-json.ts";
 
 /** A scheduler configuration in diffusers' form: `_class_name` and the constructor's arguments. */
 export type SchedulerConfig = Readonly<Record<string, unknown>> & { readonly _class_name?: string };
@@ -293,9 +294,8 @@ export function isSchedulerClass(name: string): name is SchedulerClass {
 
 /** Parses the text of a scheduler_config.json: JSON, and the bare NaN and Infinity that Python writes. */
 export function parseSchedulerConfig(text: string): SchedulerConfig {
-  const quoted = text.replace(/("(?:[^"\\]|\\.)*")|(-?Infinity|NaN)/g, (_, string, number) => string ?? `"${number}"`);
   try {
-    return JSON.parse(quoted) as SchedulerConfig;
+    return parsePythonJson(text) as SchedulerConfig;
   } catch (cause) {
     throw new UserError("The scheduler configuration is not JSON.", { cause });
   }
