@@ -3,6 +3,7 @@ import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { inspectPath } from "../src/cli/inspection.ts";
 import { readJsonObject, writeJsonObject } from "../src/io/index.ts";
 import { pipeline, type UnconditionalPipeline } from "../src/pipelines/index.ts";
 import { pipelines } from "./reference/cases/pipelines.ts";
@@ -250,6 +251,27 @@ describe("folders", () => {
     expect(bare.folder.warnings).toEqual([expect.stringContaining("says nothing about its noise schedule")]);
     expect(await bare.generate({ count: 1, steps: 2 })).toHaveLength(1);
     await bare.close();
+  });
+
+  test("with a scheduler as diffusers saves it: infinities are read, options it has no use for are told", async () => {
+    const path = join(folder, "saved");
+    await cp(join(folder, "plain"), path, { recursive: true });
+    const saved = `{ "_class_name": "DPMSolverMultistepScheduler", "num_train_timesteps": 100, "clip_sample": true,
+      "lambda_min_clipped": -Infinity, "solver_order": 2, "set_alpha_to_one": false }`;
+    await writeFile(join(path, "scheduler", "scheduler_config.json"), saved);
+    const pipe = await pipeline(TASK, path, { threads: 1 });
+    expect(pipe.folder.warnings).toEqual([
+      "DPMSolverMultistepScheduler has no use for clip_sample true of its configuration.",
+    ]);
+    expect(await pipe.generate({ count: 1, steps: 2 })).toHaveLength(1);
+    await pipe.close();
+    expect((await inspectPath(path)).schedule).toMatchObject({
+      options: { lambda_min_clipped: Number.NEGATIVE_INFINITY },
+      notes: pipe.folder.warnings,
+    });
+    const video = `{ "_class_name": "CogVideoXDPMScheduler", "snr_shift_scale": 3 }`;
+    await writeFile(join(path, "scheduler", "scheduler_config.json"), video);
+    expect((await inspectPath(path)).schedule?.notes[0]).toMatch(/CogVideoXDPMScheduler.*video/);
   });
 
   test("with weights in half precision are drawn with", async () => {

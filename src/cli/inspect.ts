@@ -2,6 +2,7 @@ import { stat } from "node:fs/promises";
 import type { Command } from "commander";
 import { UserError } from "../core/errors.ts";
 import { describeShape } from "../core/host-tensor.ts";
+import { pythonJson } from "../core/python-json.ts";
 import { modelFolder } from "../io/index.ts";
 import type { Console } from "./console.ts";
 import { withDownloads } from "./downloads.ts";
@@ -94,10 +95,11 @@ function printModel(
   if (all) printTensors(tensors, io);
 }
 
-function printSchedule({ className, options, levels }: ScheduleFacts, io: Console) {
+function printSchedule({ className, options, levels, notes }: ScheduleFacts, io: Console) {
   io.print(`\nschedule: ${className}`);
   const shown = Object.entries(options).filter(([, value]) => value !== null);
-  io.print(indented(table(shown.map(([key, value]) => [key, JSON.stringify(value)]))));
+  io.print(indented(table(shown.map(([key, value]) => [key, pythonJson(value)]))));
+  for (const note of notes) io.print(indented(`note: ${note}`));
   if (!levels) return;
   const rows = levels.map(({ t, alphaBar, snr }) => [String(t), share(alphaBar), short(snr)]);
   io.print(indented(table([["t", "alpha-bar", "SNR"], ...rows])));

@@ -4,7 +4,7 @@ import { UserError } from "../core/errors.ts";
 import { float32, int64 } from "../core/host-tensor.ts";
 import { seeded } from "../core/random.ts";
 import { validated } from "../core/validated.ts";
-import { guide, guides, type Network, noiseFrom, type Samples } from "../diffusion/index.ts";
+import { guide, guides, type Network, noiseFrom, notesOnConfig, type Samples } from "../diffusion/index.ts";
 import {
   chosenVariants,
   imagesFromTensor,
@@ -90,12 +90,12 @@ async function ditPipeline(
     });
   }
   const names = classNames(await readJsonObject(join(path, "model_index.json")));
+  const scheduler = await readSchedulerConfig(at("scheduler"));
   const folder: UnconditionalFolder = {
-    ...{ path, network: at("transformer"), config: given, weights },
-    scheduler: await readSchedulerConfig(at("scheduler")),
+    ...{ path, network: at("transformer"), config: given, weights, scheduler },
     patch: 1,
     classes: { names: names ?? Array.from({ length: none }, (_, i) => String(i)), none },
-    warnings: variants.warnings,
+    warnings: [...variants.warnings, ...notesOnConfig(scheduler)],
   };
   const sessions = partSessions({ name: "transformer", network, weights }, options);
   const latents = latentSpace({ vae: vae.part, factor: vae.factor }, options);

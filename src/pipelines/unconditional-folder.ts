@@ -2,7 +2,7 @@ import { existsSync } from "node:fs";
 import { stat } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { UserError } from "../core/errors.ts";
-import type { SchedulerConfig } from "../diffusion/index.ts";
+import { notesOnConfig, type SchedulerConfig } from "../diffusion/index.ts";
 import {
   isPipelineFolder,
   type JsonObject,
@@ -128,7 +128,11 @@ async function opened(
       `${join(network, "config.json")} is of class ${className ?? "unknown"}; UNet2DModel is needed.`,
     );
   }
-  return { path, network, config, weights, scheduler, patch, classes: classesOf(config, names, network), warnings };
+  return {
+    ...{ path, network, config, weights, scheduler, patch },
+    classes: classesOf(config, names, network),
+    warnings: [...warnings, ...notesOnConfig(scheduler)],
+  };
 }
 
 function patchOf(index: JsonObject, className: string, folder: string): number {

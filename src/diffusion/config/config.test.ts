@@ -6,7 +6,14 @@ import { namedSampler } from "../named.ts";
 import { recordedNoise } from "../noise-source.ts";
 import { SAMPLERS } from "../sampler-table.ts";
 import { type ConfiguredSampler, defaultOptions, samplerFromConfig, schedulerConfig } from "./index.ts";
-import { isSchedulerClass, parseSchedulerConfig, SCHEDULER_OPTIONS, type SchedulerClass } from "./options.ts";
+import {
+  isSchedulerClass,
+  notesOnConfig,
+  parseSchedulerConfig,
+  SCHEDULER_OPTIONS,
+  type SchedulerClass,
+} from "./options.ts";
+import { UNSUPPORTED_SCHEDULERS } from "./unsupported.ts";
 
 const classes = Object.keys(SCHEDULER_OPTIONS) as SchedulerClass[];
 
@@ -25,7 +32,17 @@ test.each(classes.filter((name) => name !== "EDMHeunScheduler"))(
 
 test("an unknown class, option, word or type is a user's mistake that names it", () => {
   const mistakes: [Record<string, unknown>, RegExp][] = [
-    [{ _class_name: "VQDiffusionScheduler" }, /VQDiffusionScheduler/],
+    [{ _class_name: "VQDiffusionScheduler" }, /VQDiffusionScheduler.*discrete tokens/],
+    [{ _class_name: "FlaxDDIMScheduler" }, /name DDIMScheduler as _class_name|those of DDIMScheduler/],
+    [{ _class_name: "toString" }, /"toString" is not supported/],
+    [{}, /undefined is not supported/],
+    [{ _class_name: "DDIMScheduler", toString: 3 }, /no option "toString"/],
+    [{ _class_name: "DDIMScheduler", constructor: 3 }, /no option "constructor"/],
+    [{ _class_name: "DDIMScheduler", predict_epsilon: 1 }, /"predict_epsilon" is 1/],
+    [
+      { _class_name: "DDIMScheduler", predict_epsilon: false, prediction_type: "v_prediction" },
+      /predict_epsilon false/,
+    ],
     [{ _class_name: "DDIMScheduler", beta_shedule: "linear" }, /no option "beta_shedule"/],
     [{ _class_name: "DDIMScheduler", beta_schedule: "cubic" }, /"beta_schedule" is "cubic"/],
     [{ _class_name: "DDIMScheduler", clip_sample: "yes" }, /"clip_sample" is "yes"/],
@@ -71,6 +88,39 @@ test("diffusers' own notes and options of other classes are kept apart, the latt
   const sampler = samplerFromConfig(parseSchedulerConfig(text));
   expect(sampler.ignored).toEqual(["clip_sample"]);
   expect(sampler.plan({ steps: 5 }).timesteps).toEqual([801, 601, 601, 401, 201, 1]);
+});
+
+test("what a class has no use for is told where it asks for something", () => {
+  const config = {
+    _class_name: "DDIMScheduler",
+    _diffusers_version: "0.30.0",
+    ...{ use_karras_sigmas: true, solver_order: 3, timestep_type: "continuous" },
+    // These ask for nothing: they are off, or what a class has by default.
+    ...{ use_lu_lambdas: false, interpolation_type: "linear", sigma_min: null, shift: 1, variance_type: "fixed_small" },
+  };
+  expect(notesOnConfig(config)).toEqual([
+    'DDIMScheduler has no use for use_karras_sigmas true, solver_order 3, timestep_type "continuous" of its configuration.',
+  ]);
+  expect(notesOnConfig({ _class_name: "DDIMScheduler", prediction_type: "sample", predict_epsilon: false })).toEqual(
+    [],
+  );
+  expect(notesOnConfig({ _class_name: "RePaintScheduler", eta: 0 })).toEqual([]);
+});
+
+test("predict_epsilon of older releases is the prediction type it became", () => {
+  const typeOf = (config: object) =>
+    samplerFromConfig({ _class_name: "DDPMScheduler", ...config }).options.prediction_type;
+  expect(typeOf({ predict_epsilon: false })).toBe("sample");
+  expect(typeOf({ predict_epsilon: false, prediction_type: "sample" })).toBe("sample");
+  expect(typeOf({ predict_epsilon: true })).toBe("epsilon");
+  expect(typeOf({ predict_epsilon: null })).toBe("epsilon");
+});
+
+test("no class is both read and refused", () => {
+  for (const name of UNSUPPORTED_SCHEDULERS) {
+    expect(isSchedulerClass(name)).toBe(false);
+    expect(() => samplerFromConfig({ _class_name: name })).toThrow(UserError);
+  }
 });
 
 test("the bare infinities that Python writes are read, and strings are left alone", () => {

@@ -1,6 +1,7 @@
 import { UserError } from "../../core/errors.ts";
 import { checkRanges } from "./ranges.ts";
 import { parsePythonJson } from "../../core/python-json.ts";
+import { unsupportedScheduler } from "./unsupported.ts";
 
 /** A scheduler configuration in diffusers' form: `_class_name` and the constructor's arguments. */
 export type SchedulerConfig = Readonly<Record<string, unknown>> & { readonly _class_name?: string };
@@ -264,17 +265,16 @@ export interface ReadConfig {
 export function readConfig(config: SchedulerConfig): ReadConfig {
   const className = config._class_name;
   if (typeof className !== "string" || !isSchedulerClass(className)) {
-    throw new UserError(`The scheduler class ${JSON.stringify(className)} is not supported.`, {
-      hint: `Supported are ${Object.keys(SCHEDULER_OPTIONS).join(", ")}.`,
-      field: "_class_name",
-    });
+    throw unsupportedScheduler(className, Object.keys(SCHEDULER_OPTIONS));
   }
   const defaults: Defaults = SCHEDULER_OPTIONS[className];
   const options: Record<string, unknown> = { ...defaults };
   const ignored: string[] = [];
+  let predictsEpsilon: unknown;
   for (const [name, value] of Object.entries(config)) {
     if (name.startsWith("_")) continue;
-    if (name in defaults) options[name] = checked(className, name, value, defaults[name]);
+    if (Object.hasOwn(defaults, name)) options[name] = checked(className, name, value, defaults[name]);
+    else if (name === "predict_epsilon" && "prediction_type" in defaults) predictsEpsilon = value;
     else if (OF_ANY_CLASS.has(name)) ignored.push(name);
     else {
       throw new UserError(`${className} has no option "${name}".`, {
@@ -283,8 +283,49 @@ export function readConfig(config: SchedulerConfig): ReadConfig {
       });
     }
   }
+  if (predictsEpsilon !== undefined && predictsEpsilon !== null) {
+    options.prediction_type = ofOlderReleases(className, predictsEpsilon, config.prediction_type);
+  }
   checkRanges(className, options);
   return { className, options, ignored };
+}
+
+/** `predict_epsilon` of older releases of diffusers: true is the prediction type "epsilon", false is "sample". */
+function ofOlderReleases(className: string, predictsEpsilon: unknown, given: unknown): string {
+  if (typeof predictsEpsilon !== "boolean") {
+    throw wrong(className, "predict_epsilon", predictsEpsilon, "true or false");
+  }
+  const type = predictsEpsilon ? "epsilon" : "sample";
+  if (given === undefined || given === null || given === type) return type;
+  throw new UserError(`${className} has predict_epsilon ${predictsEpsilon} and prediction_type "${given}".`, {
+    hint: "Leave predict_epsilon out; it is the older option of the two.",
+    field: "predict_epsilon",
+  });
+}
+
+/**
+ * What to tell of the options in a configuration that its class has no use for. Those that are off, null or a number or
+ * word that some class has by default ask for nothing: diffusers carries them along from class to class.
+ *
+ * Nothing is told of a class that is not read, and of options that no class has: reading them throws.
+ */
+export function notesOnConfig(config: SchedulerConfig): string[] {
+  const className = config._class_name;
+  if (typeof className !== "string" || !isSchedulerClass(className)) return [];
+  const unused = Object.entries(config).filter(
+    ([name, value]) => !Object.hasOwn(SCHEDULER_OPTIONS[className], name) && asksForSomething(name, value),
+  );
+  if (unused.length === 0) return [];
+  const told = unused.map(([name, value]) => `${name} ${JSON.stringify(value)}`);
+  return [`${className} has no use for ${told.join(", ")} of its configuration.`];
+}
+
+function asksForSomething(name: string, value: unknown): boolean {
+  if (!OF_ANY_CLASS.has(name) || name === "predict_epsilon" || value === null || value === false) return false;
+  const standards = Object.values<Defaults>(SCHEDULER_OPTIONS).flatMap((options) =>
+    Object.hasOwn(options, name) ? [options[name]] : [],
+  );
+  return value === true || !standards.includes(value);
 }
 
 /** Whether a scheduler class is supported. */

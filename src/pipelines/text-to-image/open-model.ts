@@ -1,6 +1,7 @@
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { UserError } from "../../core/errors.ts";
+import { notesOnConfig } from "../../diffusion/index.ts";
 import { isPipelineFolder, modelFolder } from "../../io/index.ts";
 import { autoencoderKL, autoencoderTiny, type TextEmbedding } from "../../models/index.ts";
 import type { OpenedVae, OpenModelOptions, StoredModel, StoredPart, TextToImageModel } from "./model.ts";
@@ -39,7 +40,8 @@ export async function openTextToImage(model: string, options: OpenModelOptions =
 /** Builds the networks. Throws a UserError for parts that do not fit together. */
 function assembled(files: StoredModel, embeddings: readonly TextEmbedding[]): TextToImageModel {
   const stored = { ...files, textEncoders: files.textEncoders.map((encoder) => ({ ...encoder, embeddings })) };
-  const { path, className, scheduler, warnings } = stored;
+  const { path, className, scheduler } = stored;
+  const warnings = [...stored.warnings, ...notesOnConfig(scheduler)];
   if (!stored.vae) throw new UserError(`${path} has no autoencoder.`, { hint: "Give one as `vae`.", field: "vae" });
   const vae = vaeOf(stored.vae, "vae");
   const previewVae = stored.previewVae && vaeOf(stored.previewVae, "previewVae");
