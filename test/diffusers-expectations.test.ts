@@ -5,6 +5,7 @@ import { seeded } from "../src/core/random.ts";
 import {
   type Denoiser,
   finished,
+  improvedPndm,
   linearSchedule,
   type Network,
   noiseFrom,
@@ -13,6 +14,7 @@ import {
   posterior,
   type SchedulerConfig,
   samplerFromConfig,
+  stepsBetween,
 } from "../src/diffusion/index.ts";
 
 /**
@@ -110,6 +112,16 @@ test.each(cases.map((entry) => [`${entry.file.replace("tests/schedulers/", "")}:
     expect(Math.abs(sum / magnitudes.length - entry.mean)).toBeLessThan(entry.meanTolerance);
   },
 );
+
+test("improved PNDM meets test_scheduler_ipndm.py:165, which runs its steps twice with one history", async () => {
+  const plan = samplerFromConfig({ _class_name: "IPNDMScheduler" }).plan({ steps: 10 });
+  const levels = [...Array.from({ length: 10 }, (_, i) => plan.levelBefore(i)), { alpha: 1, sigma: 0, timestep: 0 }];
+  const steps = stepsBetween(levels);
+  const x = dummySample([4, 3, 8, 8], false);
+  const end = await finished(improvedPndm(plan.denoiser(dummyNetwork), x, [...steps, ...steps]), x);
+  const mean = end.data.reduce((total, value) => total + Math.abs(value), 0) / end.data.length;
+  expect(Math.abs(mean - 2540529)).toBeLessThan(10);
+});
 
 test("the variances of test_scheduler_ddim.py and test_scheduler_ddpm.py are met", () => {
   const schedule = linearSchedule();

@@ -4,7 +4,9 @@ import { float32 } from "../../core/host-tensor.ts";
 import { pythonJson } from "../../core/python-json.ts";
 import { namedSampler } from "../named.ts";
 import { recordedNoise } from "../noise-source.ts";
+import type { Samples } from "../process.ts";
 import { SAMPLERS } from "../sampler-table.ts";
+import { finished } from "../samplers/sampler.ts";
 import { type ConfiguredSampler, defaultOptions, samplerFromConfig, schedulerConfig } from "./index.ts";
 import {
   isSchedulerClass,
@@ -186,6 +188,48 @@ test("names and grids that cannot be are named with what can", () => {
   );
   expect(() => namedSampler("ddim", { _class_name: "FlowMatchEulerDiscreteScheduler" })).toThrow(/one of euler, heun/);
   for (const { config } of Object.values(SAMPLERS)) expect(isSchedulerClass(config._class_name)).toBe(true);
+});
+
+test("FlowMatchLCMScheduler draws as stochastic flow matching, and tells custom timesteps as they are", async () => {
+  const lcm = samplerFromConfig({ _class_name: "FlowMatchLCMScheduler", shift: 3 });
+  const euler = samplerFromConfig({
+    _class_name: "FlowMatchEulerDiscreteScheduler",
+    shift: 3,
+    stochastic_sampling: true,
+  });
+  const drawn = async ({ plan }: ConfiguredSampler) => {
+    const network = async (x: Samples, t: number) => float32(x.shape, [x.data[0]! * 0.3 + t / 1000]);
+    const run = plan({ steps: 3 }).sample(network, float32([1, 1], [0.4]), { noise: recordedNoise([[1], [2], [3]]) });
+    return [...(await finished(run, float32([1, 1], [0]))).data];
+  };
+  expect(await drawn(lcm)).toEqual(await drawn(euler));
+  const custom = { timesteps: [900, 500] };
+  expect(lcm.plan(custom).timesteps).toEqual([900, 500]);
+  expect(lcm.plan(custom).sigmas).toEqual(euler.plan(custom).sigmas);
+  expect(euler.plan(custom).timesteps[1]).toBe(750);
+});
+
+test("DPM-Solver upwards and down again is where it came from", async () => {
+  const model = { beta_schedule: "scaled_linear", beta_start: 0.00085, beta_end: 0.012, steps_offset: 0 };
+  const network = async (x: Samples) =>
+    float32(
+      x.shape,
+      x.data.map((value) => 0.3 * Math.tanh(value)),
+    );
+  const ends = async (_class_name: string, x: number) => {
+    const plan = samplerFromConfig({ _class_name, ...model }).plan({ steps: 200 });
+    return (await finished(plan.sample(network, float32([1, 1], [x])), float32([1, 1], [x]))).data[0]!;
+  };
+  const noise = await ends("DPMSolverMultistepInverseScheduler", 0.6);
+  expect(Math.abs(noise - 0.6)).toBeGreaterThan(0.1);
+  expect(Math.abs((await ends("DPMSolverMultistepScheduler", noise)) - 0.6)).toBeLessThan(0.02);
+  const plan = (options: object, steps = 5) =>
+    samplerFromConfig({ _class_name: "DPMSolverMultistepInverseScheduler", ...options }).plan({ steps });
+  expect(plan({ timestep_spacing: "leading" }).timesteps).toEqual([0, 166, 332, 498, 664]);
+  expect(plan({ timestep_spacing: "trailing" }).timesteps).toEqual([199, 399, 599, 799, 999]);
+  expect(plan({ lambda_min_clipped: -1 }).sigmas!.at(-1)).toBeLessThanOrEqual(Math.E);
+  expect(() => plan({ algorithm_type: "sde-dpmsolver++" })).toThrow(/no stochastic form/);
+  expect(() => plan({}, 1000)).toThrow(/no 1000 different timesteps/);
 });
 
 test("a shift that float32 does not hold keeps to the path of flow matching", () => {

@@ -170,7 +170,8 @@ function withLevels(config: ReadConfig, timesteps: readonly number[], sigmas: Fl
   return { timesteps, sigmas, levels: levelsOf(config, timesteps, sigmas) };
 }
 
-function common(config: ReadConfig, { timesteps, sigmas, levels }: LaidOut, of: "x0" | "noise") {
+/** What the plans of exponential integrators share. */
+export function common(config: ReadConfig, { timesteps, sigmas, levels }: LaidOut, of: "x0" | "noise") {
   const kinds = ["epsilon", "sample", "v_prediction"];
   // A velocity is read as x0 = x − σ u, which is its meaning on the flow-matching path only.
   if (config.options.use_flow_sigmas && of === "x0") kinds.push("flow_prediction");
@@ -192,7 +193,8 @@ function common(config: ReadConfig, { timesteps, sigmas, levels }: LaidOut, of: 
   };
 }
 
-function dpmForm(config: ReadConfig) {
+/** The form of DPM-Solver that a configuration asks for. */
+export function dpmForm(config: ReadConfig) {
   const { options: o, className } = config;
   const algorithms = ["dpmsolver++", "sde-dpmsolver++", "dpmsolver", "sde-dpmsolver", "deis"];
   mustBeOneOf(

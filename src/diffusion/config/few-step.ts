@@ -10,6 +10,7 @@ import {
   trajectoryConsistency,
 } from "../samplers/few-step.ts";
 import { improvedPndm } from "../samplers/pndm.ts";
+import { stepsBetween } from "../samplers/sampler.ts";
 import { linspace32 } from "../schedule.ts";
 import type { ReadConfig } from "./options.ts";
 import type { PlanParts, PlanRequest } from "./plan.ts";
@@ -106,7 +107,7 @@ export function planImprovedPndm(config: ReadConfig, request: PlanRequest): Plan
     levelBefore: (step) => levels[step]!,
     addNoise: (x0, noise, t) => mixed(x0, noise, levels[timesteps.indexOf(t)]!),
     denoiser: (network) => denoiser(network, { prediction: "v" }),
-    run: (denoise, x, options) => improvedPndm(denoise, x, levels, { first: options?.first }),
+    run: (denoise, x, options) => improvedPndm(denoise, x, stepsBetween(levels), { first: options?.first }),
   };
 }
 

@@ -20,7 +20,8 @@ import {
 } from "./shared.ts";
 
 /**
- * FlowMatchEulerDiscreteScheduler. A static shift is applied twice, to the training times that the grid's ends come
+ * FlowMatchEulerDiscreteScheduler, and FlowMatchLCMScheduler, which is its stochastic sampling: the image of each call,
+ * noised again. A static shift is applied twice, to the training times that the grid's ends come
  * from and again to the grid, as diffusers does: networks are sampled with these times everywhere.
  */
 export function planFlowEuler(config: ReadConfig, request: PlanRequest): PlanParts {
@@ -59,9 +60,12 @@ export function planFlowEuler(config: ReadConfig, request: PlanRequest): PlanPar
   const inverted = o.invert_sigmas as boolean;
   const falling = times.map(Math.fround);
   const sigmas = Float32Array.from(inverted ? [...falling.map((u) => 1 - u), 1] : [...falling, 0]);
-  const levels = levelsOf(sigmas, T);
+  const distilled = config.className === "FlowMatchLCMScheduler";
+  // FlowMatchLCMScheduler tells the network custom timesteps as they are, the other class their shifted σ.
+  const told = distilled && !inverted ? request.timesteps?.map(Math.fround) : undefined;
+  const levels = levelsOf(sigmas, T).map((level, i) => ({ ...level, timestep: told?.[i] ?? level.timestep }));
   const steps = stepsBetween(levels);
-  const stochastic = o.stochastic_sampling as boolean;
+  const stochastic = distilled || (o.stochastic_sampling as boolean);
   return {
     ...common(
       sigmas,

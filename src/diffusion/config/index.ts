@@ -5,6 +5,7 @@ import { planEuler, planEulerAncestral, planHeun, planLms, planMidpoint } from "
 import { planDeis, planDpmMultistep, planDpmSinglestep, planSaSolver, planUnipc } from "./exponential.ts";
 import { planImprovedPndm, planLcm, planTcd } from "./few-step.ts";
 import { planFlowEuler, planFlowHeun } from "./flow.ts";
+import { planDpmInverse } from "./inverse.ts";
 import { planConsistency, planEdmDpm, planEdmEuler, planEdmHeun } from "./karras.ts";
 import {
   type ReadConfig,
@@ -19,7 +20,9 @@ import { predictionOf, scheduleOf } from "./shared.ts";
 
 const PLANS: Readonly<Record<SchedulerClass, (config: ReadConfig, request: PlanRequest) => PlanParts>> = {
   DDPMScheduler: planDdpm,
+  DDPMParallelScheduler: planDdpm,
   DDIMScheduler: planDdim,
+  DDIMParallelScheduler: planDdim,
   DDIMInverseScheduler: planDdimInverse,
   PNDMScheduler: planPndm,
   IPNDMScheduler: planImprovedPndm,
@@ -30,6 +33,7 @@ const PLANS: Readonly<Record<SchedulerClass, (config: ReadConfig, request: PlanR
   KDPM2AncestralDiscreteScheduler: (config, request) => planMidpoint(config, request, true),
   LMSDiscreteScheduler: planLms,
   DPMSolverMultistepScheduler: planDpmMultistep,
+  DPMSolverMultistepInverseScheduler: planDpmInverse,
   DPMSolverSinglestepScheduler: planDpmSinglestep,
   DEISMultistepScheduler: planDeis,
   UniPCMultistepScheduler: planUnipc,
@@ -42,6 +46,7 @@ const PLANS: Readonly<Record<SchedulerClass, (config: ReadConfig, request: PlanR
   CMStochasticIterativeScheduler: planConsistency,
   FlowMatchEulerDiscreteScheduler: planFlowEuler,
   FlowMatchHeunDiscreteScheduler: planFlowHeun,
+  FlowMatchLCMScheduler: planFlowEuler,
 };
 
 /** A sampler as a diffusers configuration describes it, before a number of steps is chosen. */

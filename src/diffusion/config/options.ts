@@ -50,26 +50,45 @@ const DISTILLED = {
 } as const;
 const KDPM2 = { ...TRAINING, ...LATENT_BETAS, ...SIGMA_GRIDS, timestep_spacing: "linspace" } as const;
 
+const DDPM = {
+  ...TRAINING,
+  ...BETAS,
+  ...CLIPPING,
+  ...THRESHOLDING,
+  variance_type: "fixed_small",
+  timestep_spacing: "leading",
+  rescale_betas_zero_snr: false,
+} as const;
+const DDIM = {
+  ...TRAINING,
+  ...BETAS,
+  ...CLIPPING,
+  ...THRESHOLDING,
+  set_alpha_to_one: true,
+  timestep_spacing: "leading",
+  rescale_betas_zero_snr: false,
+} as const;
+const FLOW_MATCH = {
+  num_train_timesteps: 1000,
+  shift: 1,
+  use_dynamic_shifting: false,
+  base_shift: 0.5,
+  max_shift: 1.15,
+  base_image_seq_len: 256,
+  max_image_seq_len: 4096,
+  invert_sigmas: false,
+  shift_terminal: null,
+  ...SIGMA_GRIDS,
+  time_shift_type: "exponential",
+} as const;
+
 /** The options of every scheduler class that is read, with diffusers' defaults. */
 export const SCHEDULER_OPTIONS = {
-  DDPMScheduler: {
-    ...TRAINING,
-    ...BETAS,
-    ...CLIPPING,
-    ...THRESHOLDING,
-    variance_type: "fixed_small",
-    timestep_spacing: "leading",
-    rescale_betas_zero_snr: false,
-  },
-  DDIMScheduler: {
-    ...TRAINING,
-    ...BETAS,
-    ...CLIPPING,
-    ...THRESHOLDING,
-    set_alpha_to_one: true,
-    timestep_spacing: "leading",
-    rescale_betas_zero_snr: false,
-  },
+  DDPMScheduler: DDPM,
+  // The same samplers; what they can do besides, several timesteps in one call, is of no use here.
+  DDPMParallelScheduler: DDPM,
+  DDIMScheduler: DDIM,
+  DDIMParallelScheduler: DDIM,
   DDIMInverseScheduler: {
     ...TRAINING,
     ...BETAS,
@@ -120,6 +139,22 @@ export const SCHEDULER_OPTIONS = {
     variance_type: null,
     timestep_spacing: "linspace",
     rescale_betas_zero_snr: false,
+  },
+  DPMSolverMultistepInverseScheduler: {
+    ...TRAINING,
+    ...BETAS,
+    ...THRESHOLDING,
+    ...SIGMA_GRIDS,
+    use_flow_sigmas: false,
+    flow_shift: 1,
+    solver_order: 2,
+    algorithm_type: "dpmsolver++",
+    solver_type: "midpoint",
+    lower_order_final: true,
+    euler_at_final: false,
+    lambda_min_clipped: Number.NEGATIVE_INFINITY,
+    variance_type: null,
+    timestep_spacing: "linspace",
   },
   DPMSolverSinglestepScheduler: {
     num_train_timesteps: 1000,
@@ -207,20 +242,9 @@ export const SCHEDULER_OPTIONS = {
     rho: 7,
     clip_denoised: true,
   },
-  FlowMatchEulerDiscreteScheduler: {
-    num_train_timesteps: 1000,
-    shift: 1,
-    use_dynamic_shifting: false,
-    base_shift: 0.5,
-    max_shift: 1.15,
-    base_image_seq_len: 256,
-    max_image_seq_len: 4096,
-    invert_sigmas: false,
-    shift_terminal: null,
-    ...SIGMA_GRIDS,
-    time_shift_type: "exponential",
-    stochastic_sampling: false,
-  },
+  FlowMatchEulerDiscreteScheduler: { ...FLOW_MATCH, stochastic_sampling: false },
+  // Its upscale_mode matters with scale_factors only.
+  FlowMatchLCMScheduler: { ...FLOW_MATCH, scale_factors: null, upscale_mode: "bicubic" },
   FlowMatchHeunDiscreteScheduler: { num_train_timesteps: 1000, shift: 1 },
 } as const satisfies Record<string, Defaults>;
 
@@ -238,6 +262,7 @@ const WORDS: Readonly<Record<string, readonly string[]>> = {
   timestep_type: ["discrete", "continuous"],
   time_shift_type: ["exponential", "linear"],
   sigma_schedule: ["karras", "exponential"],
+  upscale_mode: ["nearest", "linear", "bilinear", "bicubic", "trilinear", "area", "nearest-exact"],
   solver_type: ["midpoint", "heun", "bh1", "bh2", "logrho"],
   algorithm_type: [
     "dpmsolver",
@@ -365,7 +390,7 @@ function checked(className: string, name: string, value: unknown, standard: unkn
     if (Array.isArray(value) && value.every((entry) => typeof entry === "number")) return value;
     throw wrong(className, name, value, "a list of numbers");
   }
-  if (name === "solver_p" || name === "tau_func")
+  if (name === "solver_p" || name === "tau_func" || name === "scale_factors")
     throw wrong(className, name, value, "null; another value is not supported");
   const number = typeof value === "string" && /^-?Infinity$/.test(value) ? Number(value) : value;
   if (typeof number === "number" && !Number.isNaN(number)) return number;

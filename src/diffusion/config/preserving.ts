@@ -23,7 +23,7 @@ import {
 
 const KINDS = ["epsilon", "sample", "v_prediction"] as const;
 
-/** DDPMScheduler. */
+/** DDPMScheduler and DDPMParallelScheduler. */
 export function planDdpm(config: ReadConfig, request: PlanRequest): PlanParts {
   takesOnly(config, request, ["steps", "timesteps"]);
   const { options: o } = config;
@@ -47,7 +47,7 @@ export function planDdpm(config: ReadConfig, request: PlanRequest): PlanParts {
   };
 }
 
-/** DDIMScheduler. Its steps span T div steps timesteps, whatever the spacing. */
+/** DDIMScheduler and DDIMParallelScheduler. Their steps span T div steps timesteps, whatever the spacing. */
 export function planDdim(config: ReadConfig, request: PlanRequest): PlanParts {
   takesOnly(config, request, ["steps", "eta", "clippedNoise"]);
   const { options: o } = config;

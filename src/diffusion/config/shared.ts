@@ -49,7 +49,7 @@ export function scheduleOf({ className, options }: ReadConfig): NoiseSchedule {
 
 /** Whether a class can be told a shape of β_t by its name. */
 export function knowsShape(className: SchedulerClass, shape: string): boolean {
-  if (shape === "sigmoid" || shape === "laplace") return className === "DDPMScheduler";
+  if (shape === "sigmoid" || shape === "laplace") return className.startsWith("DDPM");
   return shape !== "exp" || className === "HeunDiscreteScheduler";
 }
 
@@ -230,7 +230,7 @@ export function takesOnly(
     });
   }
   const sources = (["steps", "timesteps", "sigmas"] as const).filter((name) => request[name] !== undefined);
-  if (sources.length > 1 && className !== "FlowMatchEulerDiscreteScheduler") {
+  if (sources.length > 1 && !className.startsWith("FlowMatch")) {
     throw new UserError(`Both ${sources.join(" and ")} were given.`, { hint: "Give one of them.", field: sources[1] });
   }
 }

@@ -25,6 +25,7 @@ const REASONS: Readonly<Record<string, string>> = {
   SCMScheduler: "its networks, those of SANA-Sprint, predict on a trigonometric path",
   ScoreSdeVeScheduler: "its networks predict the score of Song et al.'s variance-exploding process",
   ScoreSdeVpScheduler: "diffusers has given it up; its networks predict the score of Song et al.'s continuous process",
+  UnCLIPScheduler: "it belongs to the networks of Karlo, which are not built; its method is DDPMScheduler's",
 };
 
 /** The classes of diffusers that are known and not read. */

@@ -93,21 +93,19 @@ function transferred(x: Samples, noise: Float32Array, from: Level, to: Level): S
 export async function* improvedPndm(
   denoise: Denoiser,
   x: Samples,
-  levels: readonly Level[],
+  steps: readonly Step[],
   { first = 0 }: { readonly first?: number } = {},
 ): SamplerRun {
-  const steps = levels.length - 1;
   let history: Float32Array[] = [];
-  for (let i = first; i < steps; i++) {
-    const from = levels[i]!;
-    const to = levels[i + 1]!;
-    const prediction = await denoise(x, from, { step: i, steps });
+  for (let i = first; i < steps.length; i++) {
+    const { from, to } = steps[i]!;
+    const prediction = await denoise(x, from, { step: i, steps: steps.length });
     history = [prediction.noise, ...history].slice(0, 4);
     const noise = combine(adamsBashforth(history.length), history);
     // At the very start α is 0 and nothing is known of x0; the guard makes it 0 there.
     const guarded = Math.max(from.alpha, 1e-8);
     const x0 = combine([1 / guarded, -from.sigma / guarded], [x.data, noise]);
     x = { ...x, data: combine([to.alpha, to.sigma], [x0, noise]) };
-    yield stateAfter(i, steps, from, to, x, x0);
+    yield stateAfter(i, steps.length, from, to, x, x0);
   }
 }
