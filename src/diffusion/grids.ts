@@ -1,4 +1,5 @@
 import { UserError } from "../core/errors.ts";
+import { log32 } from "./float32-log.ts";
 import { sigmasOf } from "./schedule.ts";
 
 /** How the timesteps of a run are spread over those of training (Lin et al. 2024, table 2). */
@@ -185,7 +186,7 @@ export function sigmaAt(timestep: number, sigmas: Float32Array): number {
 
 /** The fractional timestep of a σ: log σ is taken as linear between training timesteps. */
 export function timestepOfSigma(alphasCumprod: Float32Array): (sigma: number) => number {
-  const logs = sigmasOf(alphasCumprod).map(Math.log);
+  const logs = sigmasOf(alphasCumprod).map(log32);
   return (sigma) => {
     const log = Math.log(Math.max(sigma, 1e-10));
     let low = 0;

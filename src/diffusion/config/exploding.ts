@@ -1,8 +1,9 @@
 import { UserError } from "../../core/errors.ts";
 import { denoiser } from "../denoiser.ts";
+import { log32 } from "../float32-log.ts";
 import { roundHalfEven, type Spacing, sigmaAt, spacedTimesteps, timestepOfSigma } from "../grids.ts";
 import type { Level, PredictionKind } from "../prediction.ts";
-import { ancestralSplit, ddim } from "../samplers/ddim.ts";
+import { ddim } from "../samplers/ddim.ts";
 import { euler } from "../samplers/euler.ts";
 import { heun } from "../samplers/heun.ts";
 import { linearMultistep } from "../samplers/linear-multistep.ts";
@@ -97,11 +98,13 @@ export function planMidpoint(config: ReadConfig, request: PlanRequest, ancestral
   const prediction = predictionOf(config, ["epsilon", "v_prediction"]);
   const levels = levelsOf(grid);
   const eta = ancestral ? 1 : 0;
+  const timestepOf = timestepOfSigma32(finiteAlphas(config));
   const steps = stepsBetween(levels).map(({ from, to }): MidpointStep => {
     if (to.sigma === 0) return { from, to, middle: null };
-    // Halfway in log σ to where the deterministic part of the step ends.
-    const sigma = Math.fround(Math.sqrt(from.sigma * ancestralSplit(from, to, eta).down));
-    return { from, to, middle: { alpha: 1, sigma, timestep: Math.fround(grid.timestepOf(sigma)) } };
+    const sigma = ancestral
+      ? halfwayInLog(down32(from.sigma, to.sigma), from.sigma)
+      : halfwayInLog(from.sigma, to.sigma);
+    return { from, to, middle: { alpha: 1, sigma, timestep: timestepOf(sigma) } };
   });
   const calls = steps.flatMap(({ from, middle }) => (middle ? [from.timestep, middle.timestep] : [from.timestep]));
   const sigmas = Float32Array.from([...twiceAfterFirst([...grid.sigmas]), 0]);
@@ -109,6 +112,37 @@ export function planMidpoint(config: ReadConfig, request: PlanRequest, ancestral
     ...common(config, calls, sigmas, grid.sigmas, levels, prediction),
     stochastic: ancestral,
     run: (denoise, x, options) => midpoint(denoise, x, steps, { ...options, eta }),
+  };
+}
+
+// These classes of diffusers compute the middle of a step in float32, in this order.
+
+/** The σ whose logarithm is halfway between two. */
+function halfwayInLog(end: number, start: number): number {
+  const f = Math.fround;
+  const log = f(Math.log(end));
+  return f(Math.exp(f(log - f(f(log - f(Math.log(start))) / 2))));
+}
+
+/** Where the deterministic part of an ancestral step ends (`ancestralSplit` with η = 1). */
+function down32(sigma: number, next: number): number {
+  const f = Math.fround;
+  const square = f(next * next);
+  const whole = f(sigma * sigma);
+  const up = f(Math.sqrt(f(f(square * f(whole - square)) / whole)));
+  return f(Math.sqrt(f(square - f(up * up))));
+}
+
+/** `timestepOfSigma` in float32. */
+function timestepOfSigma32(alphas: Float32Array): (sigma: number) => number {
+  const f = Math.fround;
+  const logs = sigmasOf(alphas).map(log32);
+  return (sigma) => {
+    const log = log32(sigma);
+    const above = logs.findIndex((value) => value > log);
+    const low = Math.min(above < 0 ? logs.length : Math.max(above - 1, 0), logs.length - 2);
+    const w = Math.min(Math.max(f(f(logs[low]! - log) / f(logs[low]! - logs[low + 1]!)), 0), 1);
+    return f(f(f(1 - w) * low) + f(w * (low + 1)));
   };
 }
 

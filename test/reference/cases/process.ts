@@ -100,14 +100,18 @@ async function checkSchedule(entry: ProcessFile["schedules"][number], tensors: T
   const schedule = scheduleOf(entry.config);
   const betas = await tensors(`betas.${entry.name}`);
   const alphas = await tensors(`alphas_cumprod.${entry.name}`);
+  // Exact but for two functions of torch that are not rounded correctly: its square root (see the exceptions of the
+  // schedulers), which a terminal SNR of zero takes, and the exponential of the sigmoid.
+  const rescaled = entry.config.rescale_betas_zero_snr === true;
+  const sigmoid = entry.config.beta_schedule === "sigmoid";
   return [
     compare(
       "betas",
       schedule.betas,
       betas.data,
-      entry.config.rescale_betas_zero_snr ? { absolute: 1e-5 } : { relative: 1e-6 },
+      rescaled ? { absolute: sigmoid ? 5e-6 : 5e-7 } : { relative: sigmoid ? 2e-7 : 0 },
     ),
-    compare("alphas_cumprod", schedule.alphasCumprod, alphas.data, { absolute: 2e-6 }),
+    compare("alphas_cumprod", schedule.alphasCumprod, alphas.data, { absolute: rescaled || sigmoid ? 3e-7 : 0 }),
   ];
 }
 

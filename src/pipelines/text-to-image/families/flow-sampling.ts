@@ -32,7 +32,7 @@ export function flowSampling(
   const shift = scheduler.time_shift_type === "linear" ? mu : Math.exp(mu);
   const told = dynamic && !knows ? { ...scheduler, use_dynamic_shifting: false, shift } : scheduler;
   const sampler = chooseSampler(told, name, spread);
-  const euler = sampler.className === "FlowMatchEulerDiscreteScheduler";
+  const euler = ["FlowMatchEulerDiscreteScheduler", "FlowMatchLCMScheduler"].includes(sampler.className);
   return {
     sampler,
     levels: {
