@@ -1,8 +1,9 @@
 import { expect, test } from "vitest";
+import { UserError } from "../core/errors.ts";
 import { float32 } from "../core/host-tensor.ts";
 import { seeded } from "../core/random.ts";
 import { denoiser, type Network } from "./denoiser.ts";
-import { classifierGuided, guide, guided } from "./guidance.ts";
+import { classifierGuided, type GuidanceOptions, guide, guided } from "./guidance.ts";
 import { levelOfAlphaBar } from "./prediction.ts";
 
 const at = { step: 0, steps: 1 };
@@ -38,6 +39,30 @@ test("full rescaling gives each image the deviation of its conditional predictio
   for (const n of [0, 1]) {
     expect(std(said.data.subarray(n * 50, n * 50 + 50))).toBeCloseTo(std(a.data.subarray(n * 50, n * 50 + 50)), 4);
   }
+});
+
+test("a prediction that is one number everywhere is guided and left as it is by rescaling", () => {
+  expect([...guide(float32([1, 2], [1, 1]), float32([1, 2], [0, 0]), { scale: 3, rescale: 0.7 }).data]).toEqual([3, 3]);
+  expect([...guide(float32([2, 1], [1, 2]), float32([2, 1], [0, 0]), { scale: 3, rescale: 1 }).data]).toEqual([3, 6]);
+});
+
+test("intervals that hold no level, and scales that are none, are refused", () => {
+  const refused = (options: GuidanceOptions) => expect(() => guided(constant(1), constant(0), options));
+  refused({ scale: 3, interval: { minimum: 2, maximum: 1 } }).toThrow(/from 2 to 1 holds no level/);
+  refused({ scale: 3, interval: { minimum: -1, maximum: 1 } }).toThrow(UserError);
+  refused({ scale: 3, interval: { minimum: Number.NaN, maximum: 1 } }).toThrow(UserError);
+  refused({ scale: Number.NaN }).toThrow(/scale of NaN/);
+  refused({ scale: 3, rescale: 2 }).toThrow(/rescale of 2/);
+  expect(guided(constant(1), constant(0), { scale: 3, interval: { minimum: 1, maximum: 1 } })).toBeDefined();
+});
+
+test("classifier guidance does not ask where no signal is left", async () => {
+  const level = { alpha: 0, sigma: 1, timestep: 999 };
+  const denoise = denoiser(constant(0.5), { prediction: "v" });
+  const said = await classifierGuided(denoise, async () => {
+    throw new Error("called");
+  })(x, level, at);
+  expect(said.x0[0]).toBe(-0.5);
 });
 
 test("outside its interval guidance is off", async () => {

@@ -17,9 +17,11 @@ export interface GuidanceOptions {
 /**
  * Classifier-free guidance (Ho & Salimans 2022, eq. 6) around two networks: with the condition and without it. A
  * negative prompt is the condition of the second. Outside the interval only the first is called.
+ *
+ * @throws UserError for a scale or a rescale that is none, and an interval that holds no level
  */
 export function guided(conditional: Network, unconditional: Network, options: GuidanceOptions): Network {
-  checkedScale(options);
+  checked(options);
   return async (x, timestep, at) => {
     const said = await conditional(x, timestep, at);
     if (!guides(options, at.level)) return said;
@@ -45,7 +47,9 @@ export function guide(conditional: Samples, unconditional: Samples, { scale, res
     for (let n = 0; n < images; n++) {
       const image = data.subarray(n * size, (n + 1) * size);
       const wanted = deviation(conditional.data.subarray(n * size, (n + 1) * size));
-      const factor = rescale * (wanted / deviation(image)) + (1 - rescale);
+      const given = deviation(image);
+      // Of a prediction that is one number everywhere there is nothing to restore.
+      const factor = given === 0 ? 1 : rescale * (wanted / given) + (1 - rescale);
       for (let i = 0; i < size; i++) image[i]! *= factor;
     }
   }
@@ -55,10 +59,15 @@ export function guide(conditional: Samples, unconditional: Samples, { scale, res
 /** ∇ log p(y | x) of a classifier that was trained on noisy images, of the shape of x. */
 export type ClassifierGradient = (x: Samples, level: Level) => Promise<Samples>;
 
-/** Classifier guidance (Dhariwal & Nichol 2021, Algorithm 2): ε̂ = ε − σ s ∇ log p(y | x), and the x0 that belongs to it. */
+/**
+ * Classifier guidance (Dhariwal & Nichol 2021, Algorithm 2): ε̂ = ε − σ s ∇ log p(y | x), and the x0 that belongs to it.
+ *
+ * Where no signal is left (α = 0, a terminal SNR of zero) x says nothing of y: the gradient is 0 and is not asked for.
+ */
 export function classifierGuided(denoise: Denoiser, gradient: ClassifierGradient, scale = 1): Denoiser {
   return async (x, level, call) => {
     const prediction = await denoise(x, level, call);
+    if (level.alpha === 0) return prediction;
     const slope = (await gradient(x, level)).data;
     const moved = ({ x0, noise }: Estimate, { alpha, sigma }: Level): Estimate => ({
       noise: combine([1, -sigma * scale], [noise, slope]),
@@ -72,7 +81,7 @@ export function classifierGuided(denoise: Denoiser, gradient: ClassifierGradient
   };
 }
 
-function checkedScale({ scale, rescale = 0 }: GuidanceOptions): void {
+function checked({ scale, rescale = 0, interval }: GuidanceOptions): void {
   if (!Number.isFinite(scale))
     throw new UserError(`A guidance scale of ${scale} is not possible.`, { field: "guidance" });
   if (!(rescale >= 0 && rescale <= 1)) {
@@ -81,10 +90,17 @@ function checkedScale({ scale, rescale = 0 }: GuidanceOptions): void {
       field: "rescale",
     });
   }
+  if (interval && !(interval.minimum >= 0 && interval.maximum >= interval.minimum)) {
+    throw new UserError(`A guidance interval from ${interval.minimum} to ${interval.maximum} holds no level.`, {
+      hint: "Give σ per unit of signal, 0 or more, the smaller first.",
+      field: "interval",
+    });
+  }
 }
 
-/** With Bessel's correction, as torch's `std`. */
+/** With Bessel's correction, as torch's `std`; 0 for a single number. */
 function deviation(values: Float32Array): number {
+  if (values.length === 1) return 0;
   let mean = 0;
   for (const value of values) mean += value;
   mean /= values.length;
