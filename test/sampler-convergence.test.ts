@@ -57,7 +57,7 @@ const STOCHASTIC: Stochastic[] = [
   [
     "Heun with churn",
     "exploding",
-    (d, x, l, noise) => edmHeun(d, x, stepsBetween(l), { noise, churn: { amount: 20 } }),
+    (d, x, l, noise) => edmHeun(d, x, stepsBetween(l), { noise, churn: { amount: 20 }, timestepOf: () => 0 }),
   ],
   [
     "DPM2 ancestral",

@@ -9,13 +9,8 @@ export {
   type TrainedFor,
   trainedFor,
 } from "./config/index.ts";
-export {
-  isSchedulerClass,
-  notesOnConfig,
-  parseSchedulerConfig,
-  type SchedulerClass,
-  type SchedulerConfig,
-} from "./config/options.ts";
+export { notesOnConfig } from "./config/notes.ts";
+export { isSchedulerClass, parseSchedulerConfig, type SchedulerClass, type SchedulerConfig } from "./config/options.ts";
 export type { PlanRequest, RunOptions, SamplingPlan } from "./config/plan.ts";
 export * from "./denoiser.ts";
 export * from "./editing.ts";

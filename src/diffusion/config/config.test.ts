@@ -8,13 +8,8 @@ import type { Samples } from "../process.ts";
 import { SAMPLERS } from "../sampler-table.ts";
 import { finished } from "../samplers/sampler.ts";
 import { type ConfiguredSampler, defaultOptions, samplerFromConfig, schedulerConfig } from "./index.ts";
-import {
-  isSchedulerClass,
-  notesOnConfig,
-  parseSchedulerConfig,
-  SCHEDULER_OPTIONS,
-  type SchedulerClass,
-} from "./options.ts";
+import { notesOnConfig } from "./notes.ts";
+import { isSchedulerClass, parseSchedulerConfig, SCHEDULER_OPTIONS, type SchedulerClass } from "./options.ts";
 import { UNSUPPORTED_SCHEDULERS } from "./unsupported.ts";
 
 const classes = Object.keys(SCHEDULER_OPTIONS) as SchedulerClass[];

@@ -6,9 +6,9 @@ import type { Level, PredictionKind } from "../prediction.ts";
 import { ddim } from "../samplers/ddim.ts";
 import { euler } from "../samplers/euler.ts";
 import { heun } from "../samplers/heun.ts";
-import { linearMultistep } from "../samplers/linear-multistep.ts";
+import { linearMultistep, MAX_LMS_ORDER } from "../samplers/linear-multistep.ts";
 import { type MidpointStep, midpoint } from "../samplers/midpoint.ts";
-import { stepsBetween } from "../samplers/sampler.ts";
+import { mustHaveOrder, stepsBetween } from "../samplers/sampler.ts";
 import { linspace32, sigmasOf } from "../schedule.ts";
 import type { ReadConfig } from "./options.ts";
 import type { PlanParts, PlanRequest } from "./plan.ts";
@@ -149,6 +149,7 @@ function timestepOfSigma32(alphas: Float32Array): (sigma: number) => number {
 /** LMSDiscreteScheduler. */
 export function planLms(config: ReadConfig, request: PlanRequest): PlanParts {
   takesOnly(config, request, ["steps", "order"]);
+  mustHaveOrder("LMSDiscreteScheduler", request.order ?? 4, MAX_LMS_ORDER);
   const grid = sigmaGrid(config, request);
   const prediction = predictionOf(config, ["epsilon", "sample", "v_prediction"]);
   const levels = levelsOf(grid);

@@ -4,7 +4,7 @@ import { type Level, levelOfSigma } from "../prediction.ts";
 import { deis } from "../samplers/deis.ts";
 import { dpmSolverMultistep, dpmSolverSinglestep } from "../samplers/dpm-solver.ts";
 import { defaultTau, saSolver } from "../samplers/sa-solver.ts";
-import { unipc } from "../samplers/unipc.ts";
+import { MAX_UNIPC_ORDER, unipc } from "../samplers/unipc.ts";
 import type { ReadConfig } from "./options.ts";
 import type { PlanParts, PlanRequest } from "./plan.ts";
 import { finiteAlphas, indexOfTimestep, limitsOf, mixed, predictionOf, sigmaGridOf, takesOnly } from "./shared.ts";
@@ -94,7 +94,7 @@ export function planDeis(config: ReadConfig, request: PlanRequest): PlanParts {
 export function planUnipc(config: ReadConfig, request: PlanRequest): PlanParts {
   takesOnly(config, request, ["steps", "sigmas", "mu"]);
   const { options: o } = config;
-  checkedOrder(config, "solver_order", 10);
+  checkedOrder(config, "solver_order", MAX_UNIPC_ORDER);
   const { timesteps, sigmas } = unipcGrid(config, request);
   const of = o.predict_x0 ? "x0" : "noise";
   const levels = levelsOf(config, timesteps, sigmas);

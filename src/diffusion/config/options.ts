@@ -328,31 +328,6 @@ function ofOlderReleases(className: string, predictsEpsilon: unknown, given: unk
   });
 }
 
-/**
- * What to tell of the options in a configuration that its class has no use for. Those that are off, null or a number or
- * word that some class has by default ask for nothing: diffusers carries them along from class to class.
- *
- * Nothing is told of a class that is not read, and of options that no class has: reading them throws.
- */
-export function notesOnConfig(config: SchedulerConfig): string[] {
-  const className = config._class_name;
-  if (typeof className !== "string" || !isSchedulerClass(className)) return [];
-  const unused = Object.entries(config).filter(
-    ([name, value]) => !Object.hasOwn(SCHEDULER_OPTIONS[className], name) && asksForSomething(name, value),
-  );
-  if (unused.length === 0) return [];
-  const told = unused.map(([name, value]) => `${name} ${JSON.stringify(value)}`);
-  return [`${className} has no use for ${told.join(", ")} of its configuration.`];
-}
-
-function asksForSomething(name: string, value: unknown): boolean {
-  if (!OF_ANY_CLASS.has(name) || name === "predict_epsilon" || value === null || value === false) return false;
-  const standards = Object.values<Defaults>(SCHEDULER_OPTIONS).flatMap((options) =>
-    Object.hasOwn(options, name) ? [options[name]] : [],
-  );
-  return value === true || !standards.includes(value);
-}
-
 /** Whether a scheduler class is supported. */
 export function isSchedulerClass(name: string): name is SchedulerClass {
   return Object.hasOwn(SCHEDULER_OPTIONS, name);
@@ -367,7 +342,8 @@ export function parseSchedulerConfig(text: string): SchedulerConfig {
   }
 }
 
-const OF_ANY_CLASS: ReadonlySet<string> = new Set([
+/** The options that any class has. */
+export const OF_ANY_CLASS: ReadonlySet<string> = new Set([
   ...Object.values(SCHEDULER_OPTIONS).flatMap((options) => Object.keys(options)),
   // Options of older releases that published files still have.
   "skip_sample_clipping",

@@ -1,17 +1,15 @@
 import { combine } from "../combine.ts";
 import { type Denoiser, noiseBeside } from "../denoiser.ts";
-import { type NoiseSource, noNoise } from "../noise-source.ts";
+import { noNoise } from "../noise-source.ts";
 import type { Level } from "../prediction.ts";
 import type { Samples } from "../process.ts";
-import { type SamplerRun, type Step, stateAfter } from "./sampler.ts";
+import { type NoiseOptions, type SamplerRun, type Step, stateAfter } from "./sampler.ts";
 
-export interface DdimOptions {
+export interface DdimOptions extends NoiseOptions {
   /** 0 is deterministic, 1 as random as DDPM with the small variance. */
   readonly eta?: number;
-  readonly noise?: NoiseSource;
   /** Uses the noise that belongs to the clipped x0 and not the one the network said. */
   readonly clippedNoise?: boolean;
-  readonly first?: number;
 }
 
 /**

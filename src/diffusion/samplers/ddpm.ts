@@ -1,6 +1,6 @@
 import { invariant } from "../../core/errors.ts";
 import type { Denoiser } from "../denoiser.ts";
-import { type NoiseSource, noNoise } from "../noise-source.ts";
+import { noNoise } from "../noise-source.ts";
 import {
   fixedVariance,
   learnedDeviation,
@@ -9,14 +9,11 @@ import {
   reverseStep,
   type Samples,
 } from "../process.ts";
-import { type SamplerRun, type Step, stateAfter } from "./sampler.ts";
+import { type NoiseOptions, type SamplerRun, type Step, stateAfter } from "./sampler.ts";
 
-export interface DdpmOptions {
-  readonly noise?: NoiseSource;
+export interface DdpmOptions extends NoiseOptions {
   /** σ² of the reverse process, `small` (β̃) by default. */
   readonly variance?: ReverseVariance;
-  /** Index of the first step to run, for images that start part of the way. */
-  readonly first?: number;
 }
 
 /**

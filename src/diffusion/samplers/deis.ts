@@ -3,13 +3,13 @@ import { type Denoiser, noiseBeside } from "../denoiser.ts";
 import type { Level } from "../prediction.ts";
 import type { Samples } from "../process.ts";
 import { lagrange } from "./lagrange.ts";
-import { type SamplerRun, stateAfter } from "./sampler.ts";
+import { mustHaveOrder, type SamplerRun, type StartOptions, stateAfter } from "./sampler.ts";
 
-export interface DeisOptions {
-  /** 1, 2 or 3. */
+export interface DeisOptions extends StartOptions {
+  /** 1 (DDIM), 2 or 3: through how many predictions the polynomial goes. */
   readonly order?: number;
+  /** The order of step i at most, for lowering it in the last steps. */
   readonly orderAt?: (step: number, steps: number) => number;
-  readonly first?: number;
 }
 
 /**
@@ -22,6 +22,7 @@ export async function* deis(
   levels: readonly Level[],
   { order = 2, orderAt = () => order, first = 0 }: DeisOptions = {},
 ): SamplerRun {
+  mustHaveOrder("DEIS", order, 3);
   const steps = levels.length - 1;
   let history: Float32Array[] = []; // newest first
   for (let i = first; i < steps; i++) {

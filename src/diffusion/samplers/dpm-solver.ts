@@ -1,16 +1,15 @@
 import { combine } from "../combine.ts";
 import { type Denoiser, noiseBeside, type Prediction } from "../denoiser.ts";
-import { type NoiseSource, noNoise } from "../noise-source.ts";
+import { noNoise } from "../noise-source.ts";
 import { halfLogSnr, type Level } from "../prediction.ts";
 import type { Samples } from "../process.ts";
 import { type Integrand, stepWeights } from "./exponential.ts";
-import { type SamplerRun, stateAfter } from "./sampler.ts";
+import { mustHaveOrder, type NoiseOptions, type SamplerRun, stateAfter } from "./sampler.ts";
 
-export interface DpmSolverOptions {
-  /** 1, 2 or 3. */
-  readonly order?: number;
+export interface DpmSolverOptions extends NoiseOptions {
   /** DPM-Solver++ (`x0`) or DPM-Solver (`noise`). */
   readonly of?: "x0" | "noise";
+  /** Solves the stochastic equation: fresh noise in each step. */
   readonly stochastic?: boolean;
   /** How the second order weights the difference of predictions; both are of order 2. */
   readonly form?: "midpoint" | "heun";
@@ -18,11 +17,11 @@ export interface DpmSolverOptions {
   readonly clippedNoise?: boolean;
   /** See `Integrand.asPublished`. */
   readonly asPublished?: boolean;
-  readonly noise?: NoiseSource;
-  readonly first?: number;
 }
 
 export interface MultistepOptions extends DpmSolverOptions {
+  /** 1 (DDIM), 2 or 3. */
+  readonly order?: number;
   /** The order of step i at most; for lowering it in the last steps. */
   readonly orderAt?: (step: number, steps: number) => number;
 }
@@ -49,6 +48,7 @@ export async function* dpmSolverMultistep(
     first = 0,
   }: MultistepOptions = {},
 ): SamplerRun {
+  mustHaveOrder("DPM-Solver", order, 3);
   const steps = levels.length - 1;
   const integrand: Integrand = { of, stochastic, asPublished };
   let history: Float32Array[] = []; // newest first
@@ -123,6 +123,7 @@ export async function* dpmSolverSinglestep(
     first = 0,
   }: SinglestepOptions,
 ): SamplerRun {
+  for (const order of orders) mustHaveOrder("DPM-Solver", order, 3);
   const steps = orders.length;
   const integrand: Integrand = { of, stochastic, asPublished };
   let history: Float32Array[] = []; // newest first

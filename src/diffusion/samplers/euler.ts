@@ -3,23 +3,23 @@ import type { Denoiser } from "../denoiser.ts";
 import { type NoiseSource, noNoise } from "../noise-source.ts";
 import type { Level } from "../prediction.ts";
 import type { Samples } from "../process.ts";
-import { type SamplerRun, type Step, stateAfter } from "./sampler.ts";
+import { type NoiseOptions, type SamplerRun, type Step, stateAfter } from "./sampler.ts";
 
 /** Noise added back before a step, "churn" (Karras et al. 2022, Algorithm 2, with their S_churn, S_min, S_max, S_noise). */
 export interface Churn {
+  /** S_churn: 0 is none; spread over the steps. */
   readonly amount: number;
+  /** S_min and S_max: only steps from a σ between them are churned, all by default. */
   readonly minimum?: number;
   readonly maximum?: number;
-  /** The standard deviation of the added noise. */
+  /** S_noise: the standard deviation of the added noise. */
   readonly noise?: number;
 }
 
-export interface EulerOptions {
+export interface EulerOptions extends NoiseOptions {
   readonly churn?: Churn;
   /** What `churn.amount` is divided by; the number of steps by default. */
   readonly churnSteps?: number;
-  readonly noise?: NoiseSource;
-  readonly first?: number;
 }
 
 /**

@@ -1,9 +1,9 @@
 import { combine } from "../combine.ts";
 import type { Denoiser } from "../denoiser.ts";
-import { type NoiseSource, noNoise } from "../noise-source.ts";
+import { noNoise } from "../noise-source.ts";
 import type { Level } from "../prediction.ts";
 import type { Samples } from "../process.ts";
-import { type SamplerRun, type Step, stateAfter } from "./sampler.ts";
+import { type NoiseOptions, type SamplerRun, type Step, stateAfter } from "./sampler.ts";
 
 export interface ConsistencyStep extends Step {
   /** c_skip and c_out: what of x and of the network's x0 is the image (Song et al. 2023, eq. 5). */
@@ -16,16 +16,14 @@ export interface ConsistencyStep extends Step {
 /**
  * Multistep consistency sampling (Song et al. 2023, "Consistency models", Algorithm 1), also that of latent consistency
  * models (Luo et al. 2023, LCM, Algorithm 3): the image in one call, noised again to a lower level, and so on.
+ *
+ * @param options.clip limits every image to [−clip, clip]
  */
 export async function* consistency(
   denoise: Denoiser,
   x: Samples,
   steps: readonly ConsistencyStep[],
-  {
-    noise = noNoise,
-    clip,
-    first = 0,
-  }: { readonly noise?: NoiseSource; readonly clip?: number; readonly first?: number } = {},
+  { noise = noNoise, clip, first = 0 }: NoiseOptions & { readonly clip?: number } = {},
 ): SamplerRun {
   for (let i = first; i < steps.length; i++) {
     const { from, to, skip, out, added } = steps[i]!;
@@ -59,11 +57,7 @@ export async function* trajectoryConsistency(
   denoise: Denoiser,
   x: Samples,
   steps: readonly TrajectoryStep[],
-  {
-    gamma = 0.3,
-    noise = noNoise,
-    first = 0,
-  }: { readonly gamma?: number; readonly noise?: NoiseSource; readonly first?: number } = {},
+  { gamma = 0.3, noise = noNoise, first = 0 }: NoiseOptions & { readonly gamma?: number } = {},
 ): SamplerRun {
   for (let i = first; i < steps.length; i++) {
     const { from, to, between } = steps[i]!;

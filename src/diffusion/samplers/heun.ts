@@ -1,19 +1,19 @@
+import { UserError } from "../../core/errors.ts";
 import { combine } from "../combine.ts";
 import { type Denoiser, noiseBeside } from "../denoiser.ts";
-import { type NoiseSource, noNoise } from "../noise-source.ts";
+import { noNoise } from "../noise-source.ts";
 import type { Level } from "../prediction.ts";
 import type { Samples } from "../process.ts";
 import { type Churn, churnAt, churned, raisedLevel } from "./euler.ts";
-import { type SamplerRun, type Step, stateAfter } from "./sampler.ts";
+import { type NoiseOptions, type SamplerRun, type Step, stateAfter } from "./sampler.ts";
 
-export interface HeunOptions {
+export interface HeunOptions extends NoiseOptions {
   /** Noise added before each step (Karras et al. 2022, Algorithm 2); deterministic without (Algorithm 1). */
   readonly churn?: Churn;
+  /** What `churn.amount` is divided by; the number of steps by default. */
   readonly churnSteps?: number;
-  readonly noise?: NoiseSource;
-  /** What the network is told at a level raised by churn; needed with churn. */
+  /** What the network is told at a level raised by churn: needed with churn, whose levels no path has. */
   readonly timestepOf?: (sigma: number) => number;
-  readonly first?: number;
 }
 
 /**
@@ -29,6 +29,12 @@ export async function* heun(
   steps: readonly Step[],
   { churn, churnSteps = steps.length, noise = noNoise, timestepOf, first = 0 }: HeunOptions = {},
 ): SamplerRun {
+  if (churn && !timestepOf) {
+    throw new UserError("Heun's method with churn must be told what the network is told at raised levels.", {
+      hint: "Pass `timestepOf`, for example `timestepOfSigma(schedule.alphasCumprod)`.",
+      field: "timestepOf",
+    });
+  }
   for (let i = first; i < steps.length; i++) {
     const { from, to } = steps[i]!;
     const call = { step: i, steps: steps.length };
@@ -36,7 +42,7 @@ export async function* heun(
     let level = from;
     if (gamma > 0) {
       const raised = raisedLevel(from, gamma);
-      level = { ...raised, timestep: timestepOf?.(raised.sigma) ?? raised.timestep };
+      level = { ...raised, timestep: timestepOf!(raised.sigma) };
       x = churned(x, from, level, churn!, noise);
     }
     const predicted = await denoise(x, level, call);

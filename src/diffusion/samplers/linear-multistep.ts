@@ -2,22 +2,25 @@ import { combine } from "../combine.ts";
 import { type Denoiser, noiseBeside } from "../denoiser.ts";
 import type { Level } from "../prediction.ts";
 import type { Samples } from "../process.ts";
-import { type SamplerRun, stateAfter } from "./sampler.ts";
+import { mustHaveOrder, type SamplerRun, type StartOptions, stateAfter } from "./sampler.ts";
 
-export interface LinearMultistepOptions {
-  /** How many slopes are used: the order. */
+export interface LinearMultistepOptions extends StartOptions {
+  /** From 1 (Euler) to 8: how many slopes are used. The rule that integrates them is exact to there. */
   readonly order?: number;
   /**
    * A run that starts late weights its slopes as though the earlier levels had been called too, as diffusers does.
    * Otherwise the order grows from 1.
    */
   readonly assumesHistory?: boolean;
-  readonly first?: number;
 }
 
+/** A polynomial through 8 slopes is of degree 7, which the quadrature below integrates exactly. */
+export const MAX_LMS_ORDER = 8;
+
 /**
- * The linear multistep method (Adams–Bashforth) for dx/dσ = ε on an uneven grid: the polynomial through the last
- * slopes, integrated over the step. One call a step; variance-exploding coordinates.
+ * The linear multistep method (Adams–Bashforth; Hairer, Nørsett & Wanner, "Solving ordinary differential equations I",
+ * section III.1, eq. 1.5 on an uneven grid) for dx/dσ = ε, as Crowson's code has it ("LMS"): the polynomial through the
+ * last slopes, integrated over the step. One call a step; variance-exploding coordinates only.
  */
 export async function* linearMultistep(
   denoise: Denoiser,
@@ -25,6 +28,7 @@ export async function* linearMultistep(
   levels: readonly Level[],
   { order = 4, assumesHistory = false, first = 0 }: LinearMultistepOptions = {},
 ): SamplerRun {
+  mustHaveOrder("The linear multistep method", order, MAX_LMS_ORDER);
   const steps = levels.length - 1;
   const slopes: Float32Array[] = []; // newest first
   for (let i = first; i < steps; i++) {

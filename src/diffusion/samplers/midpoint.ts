@@ -1,26 +1,28 @@
 import { combine } from "../combine.ts";
 import { type Denoiser, noiseBeside } from "../denoiser.ts";
-import { type NoiseSource, noNoise } from "../noise-source.ts";
+import { noNoise } from "../noise-source.ts";
 import type { Level } from "../prediction.ts";
 import type { Samples } from "../process.ts";
 import { ancestralSplit } from "./ddim.ts";
-import { type SamplerRun, type Step, stateAfter } from "./sampler.ts";
+import { type NoiseOptions, type SamplerRun, type Step, stateAfter } from "./sampler.ts";
 
 /** A step with the level between its ends that the second call is made at; none in the last step to σ = 0. */
 export interface MidpointStep extends Step {
   readonly middle: Level | null;
 }
 
-export interface MidpointOptions {
+export interface MidpointOptions extends NoiseOptions {
   /** 1: ancestral, the deterministic part ends lower and fresh noise brings it back up. 0: deterministic. */
   readonly eta?: number;
-  readonly noise?: NoiseSource;
-  readonly first?: number;
 }
 
 /**
- * The midpoint method in σ, DPM-Solver-2 as Karras et al. 2022 (their "Algorithm 3" of DPM2, appendix) and Crowson's
- * code have it: an Euler step to a middle level, the slope there taken for the whole step. Order 2, two calls a step.
+ * The midpoint method in σ: an Euler step to a middle level, the slope there taken for the whole step. Order 2, two calls
+ * a step.
+ *
+ * With the middle halfway in log σ it is what Crowson's code calls DPM2, after DPM-Solver-2 (Lu et al. 2022, Algorithm 1
+ * with r₁ = 1/2), which places its middle there and integrates exponentially. It is one of the general second-order
+ * Runge–Kutta methods (Karras et al. 2022, Algorithm 3), that with all the weight on the second slope; Heun's is another.
  */
 export async function* midpoint(
   denoise: Denoiser,

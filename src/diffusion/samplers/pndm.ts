@@ -3,7 +3,7 @@ import type { Denoiser, Prediction } from "../denoiser.ts";
 import type { Level } from "../prediction.ts";
 import type { Samples } from "../process.ts";
 import { adamsBashforth } from "./linear-multistep.ts";
-import { type SamplerRun, type Step, stateAfter } from "./sampler.ts";
+import { type SamplerRun, type StartOptions, type Step, stateAfter } from "./sampler.ts";
 
 /** A Runge–Kutta step of PNDM: four calls, each followed by a transfer from the same level. */
 export interface PndmStart {
@@ -14,12 +14,11 @@ export interface PndmStart {
   readonly targets: readonly [Level, Level, Level, Level];
 }
 
-export interface PndmOptions {
+export interface PndmOptions extends StartOptions {
   /** Runge–Kutta steps before the multistep ones; without any, the first multistep step is an improved Euler step. */
   readonly start?: readonly PndmStart[];
   /** The second transfer of that improved Euler step; the network is called at the timestep of its end. */
   readonly again?: Step;
-  readonly first?: number;
   /** The improved Euler step is also that of a late start. */
   readonly restart?: boolean;
 }
@@ -27,7 +26,8 @@ export interface PndmOptions {
 /**
  * Pseudo numerical methods (Liu et al. 2022, "Pseudo numerical methods for diffusion models on manifolds", Algorithm
  * 2): classical multistep formulas for the network's output, with DDIM's transfer (eq. 11) in the place of a step.
- * Without a start it is PLMS, the sampler of the first Stable Diffusion. Order 4 where the grid is even.
+ * Without a start it is PLMS, the sampler of the first Stable Diffusion. The formulas (eq. 12–14) are those of even steps
+ * in σ/α, in which the transfer is linear: order 4 on such a grid only, and 2 on the grids that are in use.
  *
  * Outputs are averaged as they are and read afterwards, as diffusers does: for v-prediction that is not the same as
  * averaging the noise.
@@ -94,7 +94,7 @@ export async function* improvedPndm(
   denoise: Denoiser,
   x: Samples,
   steps: readonly Step[],
-  { first = 0 }: { readonly first?: number } = {},
+  { first = 0 }: StartOptions = {},
 ): SamplerRun {
   let history: Float32Array[] = [];
   for (let i = first; i < steps.length; i++) {

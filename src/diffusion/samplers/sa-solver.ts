@@ -1,22 +1,24 @@
 import { combine } from "../combine.ts";
 import type { Denoiser } from "../denoiser.ts";
-import { type NoiseSource, noNoise } from "../noise-source.ts";
+import { noNoise } from "../noise-source.ts";
 import { halfLogSnr, type Level } from "../prediction.ts";
 import type { Samples } from "../process.ts";
 import { integrated } from "./dpm-solver.ts";
 import { lagrange } from "./lagrange.ts";
-import { type SamplerRun, stateAfter } from "./sampler.ts";
+import { mustHaveOrder, type NoiseOptions, type SamplerRun, stateAfter } from "./sampler.ts";
 
-export interface SaSolverOptions {
+export interface SaSolverOptions extends NoiseOptions {
+  /** From 1 to 4: how many predictions each part uses, the corrector that at the end of the step among them. */
   readonly predictorOrder?: number;
   readonly correctorOrder?: number;
+  /** What is integrated: x0, or the noise. */
   readonly of?: "x0" | "noise";
+  /** With noise prediction: takes the noise that belongs to the thresholded x0. */
   readonly clippedNoise?: boolean;
+  /** Lowers the orders in the last steps. */
   readonly lowerOrderFinal?: boolean;
   /** τ by timestep: how stochastic a step is; 0 is deterministic, 1 the usual SDE. */
   readonly tau?: (timestep: number) => number;
-  readonly noise?: NoiseSource;
-  readonly first?: number;
 }
 
 /** τ = 1 in the middle of the process, 0 at its ends (the paper's choice for latent diffusion). */
@@ -44,6 +46,8 @@ export async function* saSolver(
     first = 0,
   }: SaSolverOptions = {},
 ): SamplerRun {
+  mustHaveOrder("SA-Solver's predictor", predictorOrder, 4);
+  mustHaveOrder("SA-Solver's corrector", correctorOrder, 4);
   const steps = levels.length - 1;
   const kept = Math.max(predictorOrder, correctorOrder - 1);
   let history: Float32Array[] = []; // newest first

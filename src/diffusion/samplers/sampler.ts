@@ -1,7 +1,42 @@
 import { UserError } from "../../core/errors.ts";
 import { firstNonFinite } from "../denoiser.ts";
+import type { NoiseSource } from "../noise-source.ts";
 import type { Level } from "../prediction.ts";
 import type { Samples } from "../process.ts";
+
+// What all samplers have in common.
+//
+// Each is called with a denoiser, with x and with a path, and yields a state after each step.
+//
+// - `x` is `[batch, …]`, float32, and stands at the level that step `first` starts from: α x0 + σ ε there. It is not
+//   changed; every state has an x of its own.
+// - The path is a list of steps, or of levels (one more than there are steps) where a method needs earlier ones: from noise
+//   to image, or the other way for an inversion. All levels of a path are in one system of coordinates: variance
+//   preserving, exploding (α = 1) or flow matching (α = 1 − σ). A sampler takes any of them unless it names its own.
+// - A step to σ = 0 gives the image. Where a method of higher order has no formula for it (λ is infinite), it takes order 1.
+// - Weights are computed in double precision, x is kept in float32.
+//
+// Errors: a `UserError` for an order that there is not, for noise that is needed and was not given, and whatever the
+// denoiser throws (`denoiser`: NaN in an answer, an answer of the wrong size). They come with the first state asked for, or
+// with that of the step they belong to; calling a sampler throws nothing.
+
+/** Where a run begins. */
+export interface StartOptions {
+  /**
+   * Index of the first step to run, from 0, for images that start part of the way. Multistep methods begin there without
+   * a history, as at the very start; the number of steps that states tell is that of the whole path.
+   */
+  readonly first?: number;
+}
+
+/** Of samplers that add fresh noise. */
+export interface NoiseOptions extends StartOptions {
+  /**
+   * Where fresh noise is drawn from: asked for noise of x's shape once in every step that adds some, in the order of the
+   * steps. One source for each image (`noiseFrom(seededPerImage(…))`) keeps an image independent of its batch.
+   */
+  readonly noise?: NoiseSource;
+}
 
 /** One step of a path: from one level to the next. Steps of a grid need not touch (DDIM's do not in diffusers). */
 export interface Step {
@@ -28,6 +63,15 @@ export interface SamplerState {
 
 /** A sampler: draws an image out of x step by step. Ending the iteration (`break`) stops it between steps. */
 export type SamplerRun = AsyncGenerator<SamplerState, void, void>;
+
+/** Throws a UserError unless an order is a whole number from 1 to the highest that a method has. */
+export function mustHaveOrder(method: string, order: number, highest: number): void {
+  if (Number.isInteger(order) && order >= 1 && order <= highest) return;
+  throw new UserError(`${method} has no order ${order}.`, {
+    hint: `Give a whole number from 1 to ${highest}.`,
+    field: "order",
+  });
+}
 
 /** The steps between consecutive levels. */
 export function stepsBetween(levels: readonly Level[]): Step[] {

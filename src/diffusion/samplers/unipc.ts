@@ -3,19 +3,26 @@ import type { Denoiser } from "../denoiser.ts";
 import { halfLogSnr, type Level } from "../prediction.ts";
 import type { Samples } from "../process.ts";
 import { integrated } from "./dpm-solver.ts";
-import { type SamplerRun, stateAfter } from "./sampler.ts";
+import { mustHaveOrder, type SamplerRun, type StartOptions, stateAfter } from "./sampler.ts";
 
-export interface UnipcOptions {
+export interface UnipcOptions extends StartOptions {
+  /**
+   * The predictor's, from 1 to 6; with the corrector a step is of one order more. 2 or 3 are usual: higher ones need many
+   * steps, as every polynomial through distant predictions does.
+   */
   readonly order?: number;
   /** B(h) = h or e^h − 1 (the paper's section 3.1). */
   readonly form?: "bh1" | "bh2";
+  /** What is integrated: x0, or the noise. */
   readonly of?: "x0" | "noise";
   /** Lowers the order in the last steps. */
   readonly lowerOrderFinal?: boolean;
   /** Indices of steps after which x is not corrected. */
   readonly uncorrected?: readonly number[];
-  readonly first?: number;
 }
+
+/** Beyond it is not stable: with an order of 8 a run of forty steps diverges. */
+export const MAX_UNIPC_ORDER = 6;
 
 /**
  * UniPC (Zhao et al. 2023, "UniPC: a unified predictor-corrector framework", Algorithms 5–8): a predictor of order p
@@ -28,6 +35,7 @@ export async function* unipc(
   levels: readonly Level[],
   { order = 2, form = "bh2", of = "x0", lowerOrderFinal = true, uncorrected = [], first = 0 }: UnipcOptions = {},
 ): SamplerRun {
+  mustHaveOrder("UniPC", order, MAX_UNIPC_ORDER);
   const steps = levels.length - 1;
   let history: Float32Array[] = []; // newest first
   let previous: { readonly x: Samples; readonly order: number } | null = null;
