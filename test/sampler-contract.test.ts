@@ -4,9 +4,11 @@ import { float32 } from "../src/core/host-tensor.ts";
 import {
   type ConfiguredSampler,
   type Network,
+  type NoiseSource,
   namedSampler,
   noiseFrom,
   type PlanRequest,
+  recordedNoise,
   SAMPLERS,
   type Samples,
   type SchedulerConfig,
@@ -18,33 +20,82 @@ const MODEL: SchedulerConfig = { _class_name: "DDPMScheduler", beta_schedule: "s
 const FLOW: SchedulerConfig = { _class_name: "FlowMatchEulerDiscreteScheduler", shift: 3 };
 const EDM: SchedulerConfig = { _class_name: "EDMEulerScheduler" };
 
-/** Every sampler by every kind of network it has a form for, and the classes that have no name of their own. */
-const samplers: [string, ConfiguredSampler][] = [
-  ...Object.keys(SAMPLERS).map((name): [string, ConfiguredSampler] => [name, namedSampler(name, MODEL)]),
-  ...Object.entries(SAMPLERS).flatMap(([name, entry]): [string, ConfiguredSampler][] => [
-    ...("flow" in entry ? [[`${name}, flow matching`, namedSampler(name, FLOW)] as [string, ConfiguredSampler]] : []),
-    ...("edm" in entry ? [[`${name}, EDM`, namedSampler(name, EDM)] as [string, ConfiguredSampler]] : []),
+/** A sampler that keeps the contract, with what a run asks of it besides its steps. */
+type Contractor = [name: string, sampler: ConfiguredSampler, asks?: PlanRequest];
+
+const of = (_class_name: string, options: object = {}) => samplerFromConfig({ ...MODEL, _class_name, ...options });
+const DPM = "DPMSolverMultistepScheduler";
+const THRESHOLDING = { thresholding: true, dynamic_thresholding_ratio: 0.8 };
+const SIGMA_MIN = { final_sigmas_type: "sigma_min" };
+
+/** Every sampler by every kind of network it has a form for, the classes and the forms that have no name of their own. */
+const samplers: Contractor[] = [
+  ...Object.keys(SAMPLERS).map((name): Contractor => [name, namedSampler(name, MODEL)]),
+  ...Object.entries(SAMPLERS).flatMap(([name, entry]): Contractor[] => [
+    ...("flow" in entry ? [[`${name}, flow matching`, namedSampler(name, FLOW)] as Contractor] : []),
+    ...("edm" in entry ? [[`${name}, EDM`, namedSampler(name, EDM)] as Contractor] : []),
   ]),
-  ["DDIM inversion", samplerFromConfig({ ...MODEL, _class_name: "DDIMInverseScheduler" })],
+  ["DDIM inversion", of("DDIMInverseScheduler")],
+  ["DDIM with clipped noise", of("DDIMScheduler", { clip_sample: true }), { eta: 0.7, clippedNoise: true }],
+  ["DDIM with dynamic thresholding", of("DDIMScheduler", THRESHOLDING)],
+  ["DDPM with a learned variance", of("DDPMScheduler", { variance_type: "learned_range" })],
+  ["DPM-Solver++ with a learned variance", of(DPM, { variance_type: "learned_range" })],
+  ["DPM-Solver++ with dynamic thresholding", of(DPM, THRESHOLDING)],
+  [
+    "DPM-Solver with dynamic thresholding",
+    of(DPM, { algorithm_type: "dpmsolver", ...SIGMA_MIN, ...THRESHOLDING, beta_schedule: "linear" }),
+  ],
+  ["stochastic DPM-Solver of the noise", of(DPM, { algorithm_type: "sde-dpmsolver", ...SIGMA_MIN })],
+  ["stochastic DPM-Solver++ 3M", of(DPM, { algorithm_type: "sde-dpmsolver++", solver_order: 3 })],
+  ["stochastic DPM-Solver++ 2S", of("DPMSolverSinglestepScheduler", { algorithm_type: "sde-dpmsolver++" })],
+  ["DPM-Solver upwards", of("DPMSolverMultistepInverseScheduler")],
+  ["UniPC 2, bh1", of("UniPCMultistepScheduler", { solver_type: "bh1" })],
+  ["UniPC 3", of("UniPCMultistepScheduler", { solver_order: 3 })],
+  ["UniPC of the noise", of("UniPCMultistepScheduler", { predict_x0: false, ...SIGMA_MIN })],
+  ["LMS of order 8", of("LMSDiscreteScheduler"), { order: 8 }],
   ["improved PNDM", samplerFromConfig({ _class_name: "IPNDMScheduler" })],
   ["consistency", samplerFromConfig({ _class_name: "CMStochasticIterativeScheduler" })],
   ["stochastic flow matching", samplerFromConfig({ ...FLOW, stochastic_sampling: true })],
+  ["LCM, flow matching", samplerFromConfig({ ...FLOW, _class_name: "FlowMatchLCMScheduler" })],
 ];
+
+/** Classes whose steps depend on x alone, and not on what was called before. */
+const WITHOUT_HISTORY =
+  /^(DDPM|DDIM|DDIMInverse|Euler|EulerAncestral|Heun|KDPM2|KDPM2Ancestral|EDMEuler|EDMHeun|LCM|TCD|CMStoch|FlowMatch)/;
+/** Those that take churn. */
+const CHURNED = ["EulerDiscreteScheduler", "HeunDiscreteScheduler", "EDMEulerScheduler", "EDMHeunScheduler"];
 
 const SHAPE = [4, 1, 3, 3];
 const SIZE = 9;
 
 /** Answers each number by itself, so that whatever an image gets from its batch is the sampler's doing. */
-const network: Network = async (x, t) =>
+const plain: Network = async (x, t) =>
   float32(
     x.shape,
     x.data.map((value) => Math.tanh(0.6 * value + Math.sin(t)) * 0.7),
   );
 
-function requestOf(name: string): PlanRequest {
-  // Every source of noise a sampler has, and as few steps as PNDM's start can do with.
-  if (name === "ddim") return { steps: 6, eta: 0.7 };
-  return ["euler", "heun"].includes(name) ? { steps: 6, churn: { amount: 2 } } : { steps: 6 };
+/** As `plain`, with a variance in a second channel. */
+const withVariance: Network = async (x, t, at) => {
+  const said = (await plain(x, t, at)).data;
+  const images = x.shape[0]!;
+  const data = new Float32Array(2 * said.length);
+  for (let n = 0; n < images; n++) {
+    const own = said.subarray(n * SIZE, (n + 1) * SIZE);
+    data.set(own, 2 * n * SIZE);
+    data.set(own.map(Math.sin), (2 * n + 1) * SIZE);
+  }
+  return float32([images, 2, ...x.shape.slice(2)], data);
+};
+
+function networkOf({ options }: ConfiguredSampler): Network {
+  return String(options.variance_type).startsWith("learned") ? withVariance : plain;
+}
+
+/** Every source of noise a sampler has, and as few steps as PNDM's start can do with. */
+function requestOf(name: string, { className }: ConfiguredSampler, asks: PlanRequest = {}): PlanRequest {
+  const churn = CHURNED.includes(className) ? { churn: { amount: 2 } } : {};
+  return { steps: 6, ...(name === "ddim" ? { eta: 0.7 } : {}), ...churn, ...asks };
 }
 
 function startOf(images: number, initNoiseSigma: number, from = 0): Samples {
@@ -65,12 +116,13 @@ async function drawn(
   const plan = sampler.plan(request);
   const noise = noiseFrom(seededPerImage(7, 4).slice(from, from + images));
   let last = startOf(images, plan.initNoiseSigma, from);
-  for await (const state of plan.sample(network, last, { noise })) last = state.x;
+  for await (const state of plan.sample(networkOf(sampler), last, { noise })) last = state.x;
   return last.data;
 }
 
-describe.each(samplers)("the sampler %s", (name, sampler) => {
-  const request = requestOf(name);
+describe.each(samplers)("the sampler %s", (name, sampler, asks?: PlanRequest) => {
+  const request = requestOf(name, sampler, asks);
+  const network = networkOf(sampler);
 
   test("draws the same images from the same seeds, however the batch is split", async () => {
     const whole = await drawn(sampler, request, 4);
@@ -138,7 +190,7 @@ describe.each(samplers)("the sampler %s", (name, sampler) => {
     const plan = sampler.plan(request);
     const noise = noiseFrom(seededPerImage(7, 4));
     let last = startOf(4, plan.initNoiseSigma);
-    for await (const state of plan.sample(network, last, { noise })) {
+    for await (const state of plan.sample(networkOf(sampler), last, { noise })) {
       last = state.x;
       // The first image is changed after an early step; the others must not notice.
       if (state.step === 2) state.x.data.fill(3, 0, SIZE);
@@ -165,21 +217,45 @@ describe.each(samplers)("the sampler %s", (name, sampler) => {
     await expect(run()).rejects.toThrow(new RegExp(`holds NaN in step ${plan.steps} of ${plan.steps}`));
   });
 
-  test("starts late where image-to-image asks it to", async () => {
+  test("starts late with the calls, the draws and, without a history, the images of a whole run from there", async () => {
     const plan = sampler.plan(request);
     const first = Math.min(3, plan.steps - 1);
-    const seen: number[] = [];
-    const noise = noiseFrom(seededPerImage(7, 4));
-    for await (const state of plan.sample(network, startOf(4, 1), { noise, first })) {
-      expect(state.x.data.every(Number.isFinite)).toBe(true);
-      seen.push(state.step);
+    const source = noiseFrom(seededPerImage(7, 4));
+    const draws: Float32Array[] = [];
+    const told: number[] = [];
+    const watched: Network = (x, t, at) => {
+      told.push(t);
+      return network(x, t, at);
+    };
+    const noise: NoiseSource = (shape) => {
+      const drawn = source(shape);
+      draws.push(drawn.data);
+      return drawn;
+    };
+    let x = startOf(4, plan.initNoiseSigma);
+    let before = { x, calls: 0, draws: 0 };
+    for await (const state of plan.sample(watched, x, { noise })) {
+      x = state.x;
+      if (state.step === first) before = { x, calls: told.length, draws: draws.length };
     }
-    expect(seen[0]).toBe(first + 1);
-    expect(seen.at(-1)).toBe(plan.steps);
+    const calls = told.slice(before.calls);
+    const whole = { x, calls, steps: plan.steps - first };
+
+    told.length = 0;
+    const late = { x: before.x, calls: told, steps: 0 };
+    const replayed = recordedNoise(draws.slice(before.draws));
+    for await (const state of plan.sample(watched, before.x, { noise: replayed, first })) {
+      expect(state.step).toBe(first + ++late.steps);
+      expect(state.x.data.every(Number.isFinite)).toBe(true);
+      late.x = state.x;
+    }
+    expect(() => replayed(SHAPE)).toThrow(/more noise was drawn/);
+    expect({ ...late, x: null }).toEqual({ ...whole, x: null });
+    if (WITHOUT_HISTORY.test(sampler.className)) expect(late.x.data).toEqual(whole.x.data);
   });
 });
 
 test("a stochastic sampler without a source of noise says what is missing", async () => {
   const plan = namedSampler("ddpm", MODEL).plan({ steps: 3 });
-  await expect(plan.sample(network, startOf(4, 1)).next()).rejects.toThrow(/given no source/);
+  await expect(plan.sample(plain, startOf(4, 1)).next()).rejects.toThrow(/given no source/);
 });
