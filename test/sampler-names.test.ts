@@ -134,7 +134,7 @@ test("the table of samplers has the orders that are measured, and no others", ()
     heun: "Heun",
     dpm2: "DPM2 (midpoint)",
     lms: "LMS 4",
-    pndm: "PLMS",
+    pndm: "PNDM, Runge–Kutta start",
     plms: "PLMS",
     "dpm++2m": "DPM-Solver++ 2M",
     "dpm++3m": "DPM-Solver++ 3M, as published",
