@@ -12,6 +12,7 @@ import {
   noNoise,
   type PlanRequest,
   posterior,
+  type SamplingPlan,
   type SchedulerConfig,
   samplerFromConfig,
   stepsBetween,
@@ -67,6 +68,16 @@ function dummySample(shape: Shape, reversed: boolean) {
   return float32(shape, data);
 }
 
+/** The dummy network behind a scaling that is left in x: a sampler goes on with what its loop has scaled. */
+function overwriting(plan: SamplingPlan): Denoiser {
+  return (input, level, call) => {
+    const scale = Math.sqrt(level.sigma ** 2 + 1);
+    // The wrapped denoiser divides by the scale itself.
+    for (let i = 0; i < input.data.length; i++) input.data[i]! /= scale;
+    return plan.denoiser(async (_, t, at) => dummyNetwork(input, t, at))(input, level, call);
+  };
+}
+
 test.each(cases.map((entry) => [`${entry.file.replace("tests/schedulers/", "")}:${entry.line}`, entry] as const))(
   "diffusers' expectation at %s is met",
   async (_, entry) => {
@@ -98,14 +109,8 @@ test.each(cases.map((entry) => [`${entry.file.replace("tests/schedulers/", "")}:
           }
         : dummyNetwork;
     const denoise = plan.denoiser(network);
-    const overwriting: Denoiser = (input, level, call) => {
-      const scale = Math.sqrt(level.sigma ** 2 + 1);
-      // The wrapped denoiser divides by the scale itself, and a sampler goes on with what is left in `input`.
-      for (let i = 0; i < input.data.length; i++) input.data[i]! /= scale;
-      return plan.denoiser(async (_, t, at) => dummyNetwork(input, t, at))(input, level, call);
-    };
     const noise = entry.seed === undefined ? noNoise : noiseFrom(seeded(entry.seed));
-    const run = plan.run(mode === "overwritten" ? overwriting : denoise, x, { noise, first: start });
+    const run = plan.run(mode === "overwritten" ? overwriting(plan) : denoise, x, { noise, first: start });
     const magnitudes = (await finished(run, x)).data.map(Math.abs);
     const sum = magnitudes.reduce((total, value) => total + value, 0);
     if (entry.sum !== undefined) expect(Math.abs(sum - entry.sum)).toBeLessThan(entry.sumTolerance!);
@@ -121,6 +126,28 @@ test("improved PNDM meets test_scheduler_ipndm.py:165, which runs its steps twic
   const end = await finished(improvedPndm(plan.denoiser(dummyNetwork), x, [...steps, ...steps]), x);
   const mean = end.data.reduce((total, value) => total + Math.abs(value), 0) / end.data.length;
   expect(Math.abs(mean - 2540529)).toBeLessThan(10);
+});
+
+// The published sums are those of three draws of the noise: of a CPU, CUDA and MPS, from a Brownian tree of torchsde.
+test.each([
+  ["test_scheduler_dpm_sde.py:65", {}, [167.4782, 171.5935, 162.5238]],
+  ["test_scheduler_dpm_sde.py:97", { prediction_type: "v_prediction" }, [124.7715, 128.1663, 119.8487]],
+  ["test_scheduler_dpm_sde.py:160", { use_karras_sigmas: true }, [176.6697, 177.6365, 170.3135]],
+])("DPM-Solver++ SDE of two calls draws what %s expects, with other noise", async (_, options, published) => {
+  const betas = { num_train_timesteps: 1100, beta_start: 0.0001, beta_end: 0.02, beta_schedule: "linear" };
+  const plan = samplerFromConfig({ _class_name: "DPMSolverSDEScheduler", ...betas, ...options }).plan({ steps: 10 });
+  const sums: number[] = [];
+  for (let seed = 0; seed < 8; seed++) {
+    const start = dummySample([4, 3, 8, 8], false);
+    const x = float32(
+      start.shape,
+      start.data.map((value) => value * plan.initNoiseSigma),
+    );
+    const end = await finished(plan.run(overwriting(plan), x, { noise: noiseFrom(seeded(seed)) }), x);
+    sums.push(end.data.reduce((total, value) => total + Math.abs(value), 0));
+  }
+  const mean = (values: readonly number[]) => values.reduce((total, value) => total + value, 0) / values.length;
+  expect(Math.abs(mean(sums) / mean(published) - 1)).toBeLessThan(0.03);
 });
 
 test("the variances of test_scheduler_ddim.py and test_scheduler_ddpm.py are met", () => {

@@ -49,6 +49,7 @@ const samplers: Contractor[] = [
   ["stochastic DPM-Solver++ 3M", of(DPM, { algorithm_type: "sde-dpmsolver++", solver_order: 3 })],
   ["stochastic DPM-Solver++ 2S", of("DPMSolverSinglestepScheduler", { algorithm_type: "sde-dpmsolver++" })],
   ["DPM-Solver upwards", of("DPMSolverMultistepInverseScheduler")],
+  ["DPM-Solver++ SDE of two calls", of("DPMSolverSDEScheduler")],
   ["UniPC 2, bh1", of("UniPCMultistepScheduler", { solver_type: "bh1" })],
   ["UniPC 3", of("UniPCMultistepScheduler", { solver_order: 3 })],
   ["UniPC of the noise", of("UniPCMultistepScheduler", { predict_x0: false, ...SIGMA_MIN })],
@@ -61,7 +62,7 @@ const samplers: Contractor[] = [
 
 /** Classes whose steps depend on x alone, and not on what was called before. */
 const WITHOUT_HISTORY =
-  /^(DDPM|DDIM|DDIMInverse|Euler|EulerAncestral|Heun|KDPM2|KDPM2Ancestral|EDMEuler|EDMHeun|LCM|TCD|CMStoch|FlowMatch)/;
+  /^(DDPM|DDIM|DDIMInverse|Euler|EulerAncestral|DPMSolverSDE|Heun|KDPM2|KDPM2Ancestral|EDMEuler|EDMHeun|LCM|TCD|CMStoch|FlowMatch)/;
 /** Those that take churn. */
 const CHURNED = ["EulerDiscreteScheduler", "HeunDiscreteScheduler", "EDMEulerScheduler", "EDMHeunScheduler"];
 

@@ -7,6 +7,7 @@ import {
   ddim,
   ddpm,
   dpmSolverMultistep,
+  dpmSolverSde,
   edmHeun,
   finished,
   type Level,
@@ -72,6 +73,21 @@ const STOCHASTIC: Stochastic[] = [
           middle: levelOfSigma("exploding", Math.sqrt(from.sigma * ancestralSplit(from, to, 1).down), 0),
         })),
         { noise, eta: 1 },
+      ),
+  ],
+  [
+    "DPM-Solver++ SDE of two calls",
+    "exploding",
+    (d, x, l, noise) =>
+      dpmSolverSde(
+        d,
+        x,
+        stepsBetween(l).map(({ from, to }) => ({
+          from,
+          to,
+          middle: levelOfSigma("exploding", Math.sqrt(from.sigma * to.sigma), 0),
+        })),
+        { noise },
       ),
   ],
   [

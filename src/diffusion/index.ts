@@ -28,6 +28,7 @@ export * from "./samplers/ddim.ts";
 export * from "./samplers/ddpm.ts";
 export * from "./samplers/deis.ts";
 export * from "./samplers/dpm-solver.ts";
+export * from "./samplers/dpm-solver-sde.ts";
 export * from "./samplers/euler.ts";
 export * from "./samplers/few-step.ts";
 export * from "./samplers/heun.ts";

@@ -4,6 +4,7 @@ import { log32 } from "../float32-log.ts";
 import { roundHalfEven, type Spacing, sigmaAt, spacedTimesteps, timestepOfSigma } from "../grids.ts";
 import type { Level, PredictionKind } from "../prediction.ts";
 import { ddim } from "../samplers/ddim.ts";
+import { dpmSolverSde } from "../samplers/dpm-solver-sde.ts";
 import { euler } from "../samplers/euler.ts";
 import { heun } from "../samplers/heun.ts";
 import { linearMultistep, MAX_LMS_ORDER } from "../samplers/linear-multistep.ts";
@@ -115,7 +116,27 @@ export function planMidpoint(config: ReadConfig, request: PlanRequest, ancestral
   };
 }
 
-// These classes of diffusers compute the middle of a step in float32, in this order.
+/** DPMSolverSDEScheduler. */
+export function planDpmSde(config: ReadConfig, request: PlanRequest): PlanParts {
+  takesOnly(config, request, ["steps"]);
+  const grid = sigmaGrid(config, request);
+  const prediction = predictionOf(config, ["epsilon", "v_prediction"]);
+  const levels = levelsOf(grid);
+  const steps = stepsBetween(levels).map(({ from, to }): MidpointStep => {
+    if (to.sigma === 0) return { from, to, middle: null };
+    const sigma = Math.sqrt(from.sigma * to.sigma);
+    return { from, to, middle: { alpha: 1, sigma: Math.fround(sigma), timestep: Math.fround(grid.timestepOf(sigma)) } };
+  });
+  const calls = steps.flatMap(({ from, middle }) => (middle ? [from.timestep, middle.timestep] : [from.timestep]));
+  const sigmas = Float32Array.from([...twiceAfterFirst([...grid.sigmas.subarray(0, -1)]), 0]);
+  return {
+    ...common(config, calls, sigmas, grid.sigmas, levels, prediction),
+    stochastic: true,
+    run: (denoise, x, options) => dpmSolverSde(denoise, x, steps, options),
+  };
+}
+
+// The classes of KDPM2 compute the middle of a step in float32, in this order.
 
 /** The σ whose logarithm is halfway between two. */
 function halfwayInLog(end: number, start: number): number {

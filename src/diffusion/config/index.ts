@@ -1,7 +1,7 @@
 import { UserError } from "../../core/errors.ts";
 import { type FlowPath, flowPath } from "../flow-path.ts";
 import type { NoiseSchedule } from "../schedule.ts";
-import { planEuler, planEulerAncestral, planHeun, planLms, planMidpoint } from "./exploding.ts";
+import { planDpmSde, planEuler, planEulerAncestral, planHeun, planLms, planMidpoint } from "./exploding.ts";
 import { planDeis, planDpmMultistep, planDpmSinglestep, planSaSolver, planUnipc } from "./exponential.ts";
 import { planImprovedPndm, planLcm, planTcd } from "./few-step.ts";
 import { planFlowEuler, planFlowHeun } from "./flow.ts";
@@ -31,6 +31,7 @@ const PLANS: Readonly<Record<SchedulerClass, (config: ReadConfig, request: PlanR
   HeunDiscreteScheduler: planHeun,
   KDPM2DiscreteScheduler: (config, request) => planMidpoint(config, request, false),
   KDPM2AncestralDiscreteScheduler: (config, request) => planMidpoint(config, request, true),
+  DPMSolverSDEScheduler: planDpmSde,
   LMSDiscreteScheduler: planLms,
   DPMSolverMultistepScheduler: planDpmMultistep,
   DPMSolverMultistepInverseScheduler: planDpmInverse,

@@ -121,6 +121,7 @@ export const SCHEDULER_OPTIONS = {
   HeunDiscreteScheduler: { ...KDPM2, clip_sample: false, clip_sample_range: 1 },
   KDPM2DiscreteScheduler: KDPM2,
   KDPM2AncestralDiscreteScheduler: KDPM2,
+  DPMSolverSDEScheduler: { ...KDPM2, noise_sampler_seed: null },
   LMSDiscreteScheduler: { ...TRAINING, ...BETAS, ...SIGMA_GRIDS, timestep_spacing: "linspace" },
   DPMSolverMultistepScheduler: {
     ...TRAINING,
@@ -351,6 +352,9 @@ export const OF_ANY_CLASS: ReadonlySet<string> = new Set([
   "predict_epsilon",
 ]);
 
+/** Options whose other values are not supported. A `noise_sampler_seed` is the seed of a run here, not of a configuration. */
+const NULL_ONLY: ReadonlySet<string> = new Set(["solver_p", "tau_func", "scale_factors", "noise_sampler_seed"]);
+
 function checked(className: string, name: string, value: unknown, standard: unknown): unknown {
   const words = WORDS[name];
   if (value === null || value === undefined) return standard;
@@ -366,8 +370,7 @@ function checked(className: string, name: string, value: unknown, standard: unkn
     if (Array.isArray(value) && value.every((entry) => typeof entry === "number")) return value;
     throw wrong(className, name, value, "a list of numbers");
   }
-  if (name === "solver_p" || name === "tau_func" || name === "scale_factors")
-    throw wrong(className, name, value, "null; another value is not supported");
+  if (NULL_ONLY.has(name)) throw wrong(className, name, value, "null; another value is not supported");
   const number = typeof value === "string" && /^-?Infinity$/.test(value) ? Number(value) : value;
   if (typeof number === "number" && !Number.isNaN(number)) return number;
   throw wrong(className, name, value, "a number");

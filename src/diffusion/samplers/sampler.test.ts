@@ -3,10 +3,11 @@ import { UserError } from "../../core/errors.ts";
 import { float32 } from "../../core/host-tensor.ts";
 import { samplerFromConfig } from "../config/index.ts";
 import { denoiser } from "../denoiser.ts";
-import { noiseFrom, seededPerImage } from "../noise-source.ts";
-import { levelOfSigma } from "../prediction.ts";
+import { noiseFrom, recordedNoise, seededPerImage } from "../noise-source.ts";
+import { type Level, levelOfSigma } from "../prediction.ts";
 import { deis } from "./deis.ts";
 import { dpmSolverMultistep, dpmSolverSinglestep } from "./dpm-solver.ts";
+import { dpmSolverSde } from "./dpm-solver-sde.ts";
 import { heun } from "./heun.ts";
 import { linearMultistep } from "./linear-multistep.ts";
 import { saSolver } from "./sa-solver.ts";
@@ -55,4 +56,23 @@ test("Heun's method with churn tells the network the timestep of the raised leve
   await heun(denoise, x, stepsBetween(levels), { ...options, timestepOf: (sigma) => 100 * sigma }).next();
   expect(told[0]).toBeCloseTo(100 * 10 * Math.SQRT2, 3);
   expect(told[1]).toBe(50);
+});
+
+test("both parts of a step of DPM-Solver++ SDE follow one Brownian motion", async () => {
+  const [from, middle, to] = [4, 2, 1].map((sigma) => levelOfSigma("exploding", sigma, 0)) as [Level, Level, Level];
+  const seen: number[] = [];
+  const c = 0.5;
+  const constant = denoiser(
+    async (at) => {
+      seen.push(at.data[0]!);
+      return float32(at.shape, [c]);
+    },
+    { prediction: "x0" },
+  );
+  const draws = { noise: recordedNoise([[0.3], [-0.8]]) };
+  const { value } = await dpmSolverSde(constant, float32([1, 1], [3]), [{ from, middle, to }], draws).next();
+  // With x0 known x goes from σ to σ' by x0 + (σ'/σ)² (x − x0) and noise of variance σ'² (1 − (σ'/σ)²).
+  expect(seen[1]).toBeCloseTo(c + (1 / 4) * (3 - c) + 2 * Math.sqrt(1 - 1 / 4) * 0.3, 5);
+  const noise = (Math.sqrt(2) * 0.3 - Math.sqrt(1) * 0.8) / Math.sqrt(3);
+  expect(value!.x.data[0]).toBeCloseTo(c + (1 / 16) * (3 - c) + 1 * Math.sqrt(1 - 1 / 16) * noise, 5);
 });
