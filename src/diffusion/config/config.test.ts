@@ -93,7 +93,14 @@ test("what a class has no use for is told where it asks for something", () => {
     _diffusers_version: "0.30.0",
     ...{ use_karras_sigmas: true, solver_order: 3, timestep_type: "continuous" },
     // These ask for nothing: they are off, or what a class has by default.
-    ...{ use_lu_lambdas: false, interpolation_type: "linear", sigma_min: null, shift: 1, variance_type: "fixed_small" },
+    ...{
+      use_lu_lambdas: false,
+      skip_prk_steps: true,
+      interpolation_type: "linear",
+      sigma_min: null,
+      shift: 1,
+      variance_type: "fixed_small",
+    },
   };
   expect(notesOnConfig(config)).toEqual([
     'DDIMScheduler has no use for use_karras_sigmas true, solver_order 3, timestep_type "continuous" of its configuration.',

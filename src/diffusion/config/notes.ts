@@ -18,9 +18,12 @@ export function notesOnConfig(config: SchedulerConfig): string[] {
 }
 
 function asksForSomething(name: string, value: unknown): boolean {
-  if (!OF_ANY_CLASS.has(name) || name === "predict_epsilon" || value === null || value === false) return false;
+  if (!OF_ANY_CLASS.has(name) || OF_NO_NOTE.has(name) || value === null || value === false) return false;
   const standards = Object.values<Readonly<Record<string, unknown>>>(SCHEDULER_OPTIONS).flatMap((options) =>
     Object.hasOwn(options, name) ? [options[name]] : [],
   );
   return value === true || !standards.includes(value);
 }
+
+/** `predict_epsilon` is read as the prediction type it became; most published folders leave out PNDM's start for any class. */
+const OF_NO_NOTE: ReadonlySet<string> = new Set(["predict_epsilon", "skip_prk_steps"]);
