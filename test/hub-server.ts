@@ -19,8 +19,15 @@ export interface TestHub {
     readonly range: string | undefined;
     readonly token: string | undefined;
   }[];
-  /** How the store of large files misbehaves with the next requests: breaks off after so many bytes, or otherwise. */
-  readonly faults: (number | "ignores ranges" | "damages" | "fails")[];
+  /**
+   * How the store of large files misbehaves with the next requests: breaks off after so many bytes, sends half and then nothing
+   * more, or otherwise.
+   */
+  readonly faults: (number | "ignores ranges" | "damages" | "fails" | "stalls")[];
+  /** What everything but large files is answered with: a status, or a page in the place of what was asked for. */
+  outage: 429 | 500 | 503 | "page" | undefined;
+  /** Ends all connections. */
+  breakOff(): void;
   close(): Promise<void>;
 }
 
@@ -47,6 +54,10 @@ export async function testHub(repos: Readonly<Record<string, TestRepo>>): Promis
   });
   const hub = createServer((request, response) => {
     note(request);
+    if (served.outage === "page") {
+      return void response.writeHead(200, { "content-type": "text/html" }).end("<html>Log in</html>");
+    }
+    if (served.outage) return void response.writeHead(served.outage).end("Not now");
     const { pathname } = new URL(request.url!, "http://hub");
     const refuse = (status: number, code: string) =>
       void response
@@ -87,17 +98,24 @@ export async function testHub(repos: Readonly<Record<string, TestRepo>>): Promis
   };
 
   await Promise.all([listen(hub), listen(store)]);
-  return {
+  const served: TestHub = {
     endpoint: endpoint(hub),
     requests,
     faults,
+    outage: undefined,
+    breakOff() {
+      for (const server of [hub, store]) server.closeAllConnections();
+    },
     async close() {
       for (const server of [hub, store]) {
+        // In this order: a connection that comes between the two would be waited for.
+        const closed = new Promise((done) => server.close(done));
         server.closeAllConnections();
-        await new Promise((done) => server.close(done));
+        await closed;
       }
     },
   };
+  return served;
 }
 
 function send(
@@ -117,6 +135,7 @@ function send(
     "content-length": part.length,
     ...(whole ? {} : { "content-range": `bytes ${start}-${end - 1}/${bytes.length}` }),
   });
+  if (fault === "stalls") return void response.write(part.subarray(0, part.length / 2));
   if (typeof fault !== "number") return void response.end(part);
   response.write(part.subarray(0, fault), () => setTimeout(() => response.destroy(), 20));
 }

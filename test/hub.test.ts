@@ -126,7 +126,7 @@ test("a pipeline is downloaded into the layout that Python shares, and only what
   expect(await filesIn(folder)).toEqual(needed);
   expect(await readFile(join(cache, "models--org--model", "refs", "main"), "utf8")).toBe(COMMIT);
   for (const path of needed) {
-    expect(new Uint8Array(await readFile(join(folder, path)))).toEqual(files[path]);
+    expect((await readFile(join(folder, path))).equals(files[path]!)).toBe(true);
     expect((await lstat(join(folder, path))).isSymbolicLink()).toBe(true);
     expect(await readlink(join(folder, path))).toMatch(/^(\.\.\/)+blobs\/[0-9a-f]{40,64}$/);
   }
@@ -163,7 +163,7 @@ test("interrupted transfers go on where they ended", async () => {
   hub.faults.push(100_000, 50_000, "fails", 10_000);
   const folder = await modelFolder("org/model", options);
   const path = "unet/diffusion_pytorch_model.safetensors";
-  expect(new Uint8Array(await readFile(join(folder, path)))).toEqual(files[path]);
+  expect((await readFile(join(folder, path))).equals(files[path]!)).toBe(true);
   const starts = hub.requests
     .map(({ range }) => Number(/^bytes=(\d+)-/.exec(range ?? "")?.[1] ?? 0))
     .filter((start) => start > 0);
@@ -185,7 +185,7 @@ test("what came of a transfer that was given up is kept for the next start", { t
   const asked = hub.requests.length;
   const folder = await modelFolder("org/model", options);
   expect(hub.requests.slice(asked).map(({ range }) => range)).toContain(`bytes=${size}-${files[path]!.length - 1}`);
-  expect(new Uint8Array(await readFile(join(folder, path)))).toEqual(files[path]);
+  expect((await readFile(join(folder, path))).equals(files[path]!)).toBe(true);
 });
 
 test("a server that ignores ranges, and damaged contents, do not end in a wrong file", {
@@ -194,7 +194,7 @@ test("a server that ignores ranges, and damaged contents, do not end in a wrong 
   hub.faults.push(90_000, "ignores ranges");
   const folder = await modelFolder("org/model", options);
   const path = "unet/diffusion_pytorch_model.safetensors";
-  expect(new Uint8Array(await readFile(join(folder, path)))).toEqual(files[path]);
+  expect((await readFile(join(folder, path))).equals(files[path]!)).toBe(true);
 
   hub.faults.push("damages");
   const message = await refusal(modelFolder("org/model", { ...options, cache: join(root, "damaged") }));
@@ -283,6 +283,35 @@ test("without a connection an earlier download is used, and said so", async () =
   expect(await refusal(modelFolder("org/lora", gone))).toContain("org/lora is not in the cache");
 });
 
+test.each([
+  [503, /The hub answered with status 503, .*\n.*try again/],
+  [429, /The hub answered with status 429, .*\n.*HF_TOKEN/],
+  ["page", /http:.* does not answer as a hub does .*\n.*log-in page/],
+] as const)("a hub that answers with %s is as one that is not there", async (outage, expected) => {
+  const folder = await modelFolder("org/model", options);
+  hub.outage = outage;
+  const warnings: string[] = [];
+  expect(await modelFolder("org/model", { ...options, onWarning: (warning) => warnings.push(warning) })).toBe(folder);
+  expect(warnings).toEqual([expect.stringMatching(/taken is what was downloaded of org\/model before/)]);
+  const message = await refusal(modelFolder("org/lora", options));
+  expect(message).toMatch(expected);
+  expect(message).toContain("org/lora is not in the cache");
+});
+
+test("a small file that an earlier download left damaged is downloaded anew", async () => {
+  const folder = await modelFolder("org/model", options);
+  const blob = await realpath(join(folder, "unet", "config.json"));
+  for (const damaged of [Buffer.concat([files["unet/config.json"]!, files["unet/config.json"]!]), ""]) {
+    await writeFile(blob, damaged);
+    await modelFolder("org/model", options);
+    expect((await readFile(blob)).equals(files["unet/config.json"]!)).toBe(true);
+  }
+  const large = await realpath(join(folder, "unet", "diffusion_pytorch_model.safetensors"));
+  await writeFile(large, "half of it");
+  await modelFolder("org/model", options);
+  expect((await readFile(large)).equals(files["unet/diffusion_pytorch_model.safetensors"]!)).toBe(true);
+});
+
 test("a single file is downloaded alone", async () => {
   const path = await hubFile("org/lora", "adapter.safetensors", options);
   expect(path).toContain(join("models--org--lora", "blobs"));
@@ -310,5 +339,5 @@ test("asked for twice at the same time, a model is downloaded once", async () =>
   const [a, b] = await Promise.all([modelFolder("org/model", options), modelFolder("org/model", options)]);
   expect(a).toBe(b);
   const path = "unet/diffusion_pytorch_model.safetensors";
-  expect(new Uint8Array(await readFile(join(a, path)))).toEqual(files[path]);
+  expect((await readFile(join(a, path))).equals(files[path]!)).toBe(true);
 });

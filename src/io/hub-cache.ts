@@ -1,4 +1,5 @@
-import { copyFile, link, mkdir, readdir, readFile, rename, rm, stat, symlink } from "node:fs/promises";
+import { randomUUID } from "node:crypto";
+import { copyFile, link, mkdir, readdir, readFile, rename, stat, symlink } from "node:fs/promises";
 import { homedir } from "node:os";
 import { dirname, join, relative } from "node:path";
 import { writeFileAtomically } from "./atomic-file.ts";
@@ -33,15 +34,16 @@ export interface CachedModel {
   /** The files that a snapshot has, by paths with slashes; links whose target is missing are no files. */
   files(commit: string): Promise<string[]>;
   blob(hash: string): string;
-  /** The part of a blob that was downloaded so far; Python's library goes on with it, too. */
-  incomplete(hash: string): string;
+  /** A file by which processes agree on who downloads a blob, beside Python's own locks. */
+  lease(hash: string): string;
   /** Makes a finished blob a file of a snapshot. */
   place(hash: string, commit: string, path: string): Promise<void>;
 }
 
 /** The part of a cache that belongs to a model `org/name`. */
 export function cachedModel(cache: string, id: string): CachedModel {
-  const root = join(cache, `models--${id.replace("/", "--")}`);
+  const folder = `models--${id.replace("/", "--")}`;
+  const root = join(cache, folder);
   const blob = (hash: string) => join(root, "blobs", hash);
   const snapshot = (commit: string) => join(root, "snapshots", commit);
   return {
@@ -55,22 +57,21 @@ export function cachedModel(cache: string, id: string): CachedModel {
     },
     snapshot,
     async files(commit) {
-      const folder = snapshot(commit);
-      const entries = await readdir(folder, { recursive: true }).catch(() => []);
+      const all = snapshot(commit);
+      const entries = await readdir(all, { recursive: true }).catch(() => []);
       const found: string[] = [];
       for (const entry of entries) {
-        const kind = await stat(join(folder, entry)).catch(() => undefined);
+        const kind = await stat(join(all, entry)).catch(() => undefined);
         if (kind?.isFile()) found.push(entry.replaceAll("\\", "/"));
       }
       return found;
     },
     blob,
-    incomplete: (hash) => `${blob(hash)}.incomplete`,
+    lease: (hash) => join(cache, ".locks", folder, `${hash}.allegory`),
     async place(hash, commit, path) {
       const target = join(snapshot(commit), path);
       await mkdir(dirname(target), { recursive: true });
-      const temporary = `${target}.${process.pid}.link`;
-      await rm(temporary, { force: true });
+      const temporary = `${target}.${randomUUID()}.link`;
       // Windows without developer mode knows no links for users: a second name, or a copy.
       await symlink(relative(dirname(target), blob(hash)), temporary)
         .catch(() => link(blob(hash), temporary))

@@ -1,9 +1,8 @@
-import { existsSync } from "node:fs";
-import { readFile, realpath, stat } from "node:fs/promises";
+import { realpath, stat } from "node:fs/promises";
 import { join } from "node:path";
-import type { ListFileEntry } from "@huggingface/hub";
-import { messageOf, UserError } from "../core/errors.ts";
-import { type CachedModel, cachedModel, hubCacheFolder, hubHome, isCommit } from "./hub-cache.ts";
+import { UserError } from "../core/errors.ts";
+import { type CachedModel, cachedModel, hubCacheFolder, isCommit } from "./hub-cache.ts";
+import { connect, NoAnswer } from "./hub-client.ts";
 import { download } from "./hub-download.ts";
 import { neededFiles } from "./hub-files.ts";
 import { type JsonObject, readJsonObject } from "./json-file.ts";
@@ -39,7 +38,6 @@ export interface HubOptions {
   readonly signal?: AbortSignal;
 }
 
-const PUBLIC_HUB = "https://huggingface.co";
 const ID = /^[\w][\w.-]*\/[\w][\w.-]*$/;
 
 /**
@@ -102,16 +100,15 @@ async function snapshot(id: string, options: HubOptions, choose: Choose): Promis
   try {
     return await fromHub(id, revision, model, options, choose);
   } catch (error) {
-    if (!isUnreachable(error)) throw error;
+    if (!(error instanceof NoAnswer)) throw error;
     const found = await inCache(model, revision, choose).catch(() => undefined);
-    const reason = `The hub cannot be reached (${messageOf((error as Error).cause ?? error)})`;
     if (!found) {
-      throw new UserError(`${reason}, and ${id} is not in the cache ${cache}.`, {
-        hint: `There is no folder ${id} either.`,
+      throw new UserError(`${error.message}, and ${id} is not in the cache ${cache}.`, {
+        hint: `${error.hint} There is no folder ${id} either.`,
         cause: error,
       });
     }
-    options.onWarning?.(`${reason}; taken is what was downloaded of ${id} before.`);
+    options.onWarning?.(`${error.message}; taken is what was downloaded of ${id} before.`);
     return found;
   }
 }
@@ -139,15 +136,13 @@ async function fromHub(
   options: HubOptions,
   choose: Choose,
 ): Promise<string> {
-  const hub = await connect(id, revision, options);
+  const hub = await connect({ id, revision }, options);
   const { commit, files } = hub;
   const take = async (paths: readonly string[]) => {
     const wanted = paths.map((path) => files.get(path)!);
     const totalSize = wanted.reduce((sum, { size }) => sum + size, 0);
     let before = 0;
     for (const entry of wanted) {
-      const hash = entry.lfs?.oid ?? entry.oid ?? "";
-      if (!/^[0-9a-f]{40,64}$/.test(hash)) throw new Error(`the hub gives no hash of ${entry.path}`);
       const report = throttled((received) =>
         options.onProgress?.({
           file: entry.path,
@@ -157,12 +152,10 @@ async function fromHub(
           totalSize,
         }),
       );
-      if (existsSync(model.blob(hash))) report(entry.size, true);
-      else {
-        const file = { ...hub.download(entry), sha256: entry.lfs?.oid };
-        await download(file, model.blob(hash), model.incomplete(hash), (bytes) => report(bytes, bytes === entry.size));
-      }
-      await model.place(hash, commit, entry.path);
+      const file = hub.download(entry);
+      const place = { target: model.blob(file.hash), lease: model.lease(file.hash) };
+      await download(file, place, (bytes) => report(bytes, bytes === entry.size));
+      await model.place(file.hash, commit, entry.path);
       before += entry.size;
     }
   };
@@ -175,111 +168,6 @@ async function fromHub(
   // Only now, so that offline a branch means a commit that is there as a whole.
   await model.remember(revision, commit);
   return model.snapshot(commit);
-}
-
-/** What the hub says of a model at a revision. */
-async function connect(id: string, revision: string, options: HubOptions) {
-  const { endpoint = process.env.HF_ENDPOINT || PUBLIC_HUB, signal } = options;
-  // Loaded only when it is needed: most runs are of folders.
-  const { downloadFile, HubApiError, listFiles, modelInfo } = await import("@huggingface/hub");
-  const accessToken = options.token ?? (await storedToken());
-  if (accessToken !== undefined && !accessToken.startsWith("hf_")) {
-    throw new UserError("The hub's access token does not begin with hf_.", { field: "token" });
-  }
-  let code: string | null = null;
-  const common = {
-    hubUrl: endpoint.replace(/\/$/, ""),
-    accessToken,
-    fetch: (async (address, init) => {
-      const response = await fetch(address, { ...init, signal });
-      if (!response.ok) code = response.headers.get("x-error-code");
-      const from = /^bytes=(\d+)-/.exec(new Headers(init?.headers).get("range") ?? "")?.[1];
-      if (Number(from ?? 0) > 0 && response.status === 200) {
-        throw new Error("the server does not give parts of files");
-      }
-      return response;
-    }) satisfies typeof fetch,
-  };
-  const explained = (error: unknown): unknown =>
-    error instanceof HubApiError ? refusal(id, revision, error.statusCode, code, accessToken !== undefined) : error;
-  const files = new Map<string, ListFileEntry>();
-  let commit: string;
-  try {
-    const { sha } = await modelInfo({ ...common, name: id, revision, additionalFields: ["sha"] });
-    if (!isCommit(sha)) throw new Error(`the hub gives ${JSON.stringify(sha)} as the commit of ${id}`);
-    commit = sha;
-    for await (const entry of listFiles({
-      ...common,
-      repo: { type: "model", name: id },
-      recursive: true,
-      revision: commit,
-    })) {
-      if (entry.type === "file" && isSafePath(entry.path)) files.set(entry.path, entry);
-    }
-  } catch (error) {
-    throw explained(error);
-  }
-  return {
-    commit,
-    files,
-    download: ({ path, size }: ListFileEntry) => ({
-      what: `${id}/${path}`,
-      size,
-      isFinal: (error: unknown) => error instanceof UserError || signal?.aborted === true,
-      async open(from: number): Promise<AsyncIterable<Uint8Array>> {
-        try {
-          const blob = await downloadFile({ ...common, repo: { type: "model", name: id }, path, revision: commit });
-          if (!blob) throw new UserError(`${id} has no file ${path} any more.`);
-          // The client reports what its stream fails with as a text.
-          return (from > 0 ? blob.slice(from, blob.size) : blob).stream() as unknown as AsyncIterable<Uint8Array>;
-        } catch (error) {
-          throw explained(error);
-        }
-      },
-    }),
-  };
-}
-
-/** A repository's paths become paths in the cache: none may lead out of it. */
-function isSafePath(path: string): boolean {
-  return !path.startsWith("/") && !path.includes("\\") && !path.split("/").some((step) => step === ".." || step === "");
-}
-
-function refusal(id: string, revision: string, status: number, code: string | null, hasToken: boolean): Error {
-  if (status >= 500 || status === 429) return new Error(`the hub answered with status ${status}`);
-  const tokenHint = hasToken
-    ? "The access token given does not allow it."
-    : "Give an access token: the option token, or the environment variable HF_TOKEN.";
-  if (code === "RevisionNotFound") {
-    return new UserError(`${id} has no revision ${revision}.`, { field: "revision" });
-  }
-  if (code === "GatedRepo" || status === 403) {
-    return new UserError(`Access to ${id} is restricted.`, {
-      hint: `Accept its conditions on the model's page of the hub. ${tokenHint}`,
-      field: "model",
-    });
-  }
-  if (status === 404 || status === 401) {
-    return new UserError(`There is no public model ${id} on the hub, nor a folder of this name.`, {
-      hint: `Check its spelling. If it is private: ${tokenHint}`,
-      field: "model",
-    });
-  }
-  return new UserError(`The hub refused ${id}: status ${status}${code ? ` (${code})` : ""}.`, { field: "model" });
-}
-
-/** The token of the environment, or the one that the hub's own command stored. */
-async function storedToken(): Promise<string | undefined> {
-  const { HF_TOKEN, HUGGING_FACE_HUB_TOKEN, HF_TOKEN_PATH } = process.env;
-  const given = HF_TOKEN || HUGGING_FACE_HUB_TOKEN;
-  if (given) return given;
-  const text = await readFile(HF_TOKEN_PATH || join(hubHome(), "token"), "utf8").catch(() => "");
-  return text.trim() || undefined;
-}
-
-/** Whether nothing was reached at all: no address, no connection. */
-function isUnreachable(error: unknown): boolean {
-  return error instanceof TypeError && error.message === "fetch failed";
 }
 
 /** Calls at most ten times a second, and the last time. */
