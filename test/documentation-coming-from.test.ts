@@ -22,7 +22,7 @@ const OPTIONS = {
 const RUN = { signal: 0, random: 0, attention: 0, latentsOnly: 0 } satisfies Record<keyof TextToImageRunOptions, 0>;
 const HUB = {
   ...{ revision: 0, variant: 0, offline: 0, token: 0, cache: 0, endpoint: 0 },
-  ...{ onProgress: 0, onWarning: 0, signal: 0 },
+  ...{ onProgress: 0, onWarning: 0, signal: 0, variantOptional: 0 },
 } satisfies Record<keyof HubOptions, 0>;
 
 /** What else stands in code there: words of the language, and what the page calls the reader's own things. */

@@ -10,6 +10,7 @@ import {
   encodeSafetensors,
   type HubOptions,
   type HubProgress,
+  hubAddition,
   hubFile,
   modelFolder,
   openWeights,
@@ -93,6 +94,34 @@ beforeEach(async () => {
     "org/secret": { files, token: "hf_secret" },
     "org/gated": { files, token: "hf_other", gated: true },
     "org/pickled": { files: { "config.json": text({}), "diffusion_pytorch_model.bin": weights(3) } },
+    "org/mixed": {
+      files: {
+        "model_index.json": text({ unet: pipeline.unet, vae: pipeline.vae, watermark: ["x", "Watermark"] }),
+        "unet/config.json": text({}),
+        "unet/diffusion_pytorch_model.safetensors": weights(6),
+        "unet/diffusion_pytorch_model.fp16.safetensors": weights(7),
+        "vae/config.json": text({}),
+        "vae/diffusion_pytorch_model.safetensors": weights(8),
+      },
+    },
+    "org/flat": {
+      files: {
+        "model_index.json": text({ unet: ["diffusers", "UNet2DModel"], scheduler: ["diffusers", "DDPMScheduler"] }),
+        "config.json": text({ _class_name: "UNet2DModel" }),
+        "diffusion_pytorch_model.safetensors": weights(9),
+        "diffusion_pytorch_model.bin": weights(10),
+        "scheduler_config.json": text({}),
+      },
+    },
+    "org/lacking": {
+      files: {
+        "model_index.json": text({ unet: ["diffusers", "UNet2DModel"], scheduler: ["diffusers", "DDPMScheduler"] }),
+        "config.json": text({}),
+        "diffusion_pytorch_model.safetensors": weights(9),
+      },
+    },
+    "org/named": { files: { "pytorch_lora_weights.safetensors": weights(11), "other.safetensors": weights(12) } },
+    "org/several": { files: { "a.safetensors": weights(13), "in/b.safetensors": weights(14) } },
     "org/lora": { files: { "README.md": text("x"), "adapter.safetensors": weights(5) } },
     "org/escape": { files: { "config.json": text({}), "model.safetensors": weights(3), "../../evil.json": text({}) } },
   });
@@ -155,7 +184,40 @@ test("a variant of the weights is taken instead of the others", async () => {
     "vae/diffusion_pytorch_model.fp16.safetensors",
   ]);
   expect(await refusal(modelFolder("org/model", { ...options, variant: "bf16" }))).toMatch(
-    /no bf16 safetensors weights in the folder unet of org\/model; it has .*fp16/,
+    /org\/model has no bf16 weights; it has weights without a variant, variant "fp16"/,
+  );
+});
+
+test("of parts that lack the variant the plain weights are taken; so of all where it is optional", async () => {
+  const weightsOf = async (variant: string, more: HubOptions = {}) => {
+    const folder = await modelFolder("org/mixed", { ...options, ...more, variant });
+    return (await filesIn(folder)).filter((path) => path.endsWith(".safetensors"));
+  };
+  const mixed = ["unet/diffusion_pytorch_model.fp16.safetensors", "vae/diffusion_pytorch_model.safetensors"];
+  expect(await weightsOf("fp16")).toEqual(mixed);
+  expect(await refusal(weightsOf("bf16"))).toMatch(/no bf16 weights; it has weights without a variant, variant "fp16"/);
+  const other = join(root, "optional");
+  expect(await weightsOf("bf16", { cache: other, variantOptional: true })).toEqual([
+    "unet/diffusion_pytorch_model.safetensors",
+    "vae/diffusion_pytorch_model.safetensors",
+  ]);
+  // At a commit that is in the cache, what would do in place of the variant is no reason not to ask for it.
+  const asked = hub.requests.length;
+  expect(await weightsOf("fp16", { cache: other, revision: COMMIT })).toHaveLength(3);
+  expect(hub.requests.length).toBeGreaterThan(asked);
+});
+
+test("parts of the first published pipelines lie beside model_index.json", async () => {
+  const folder = await modelFolder("org/flat", options);
+  expect(await filesIn(folder)).toEqual([
+    "config.json",
+    "diffusion_pytorch_model.safetensors",
+    "model_index.json",
+    "scheduler_config.json",
+  ]);
+  expect(await modelFolder("org/flat", { ...options, offline: true })).toBe(folder);
+  expect(await refusal(modelFolder("org/lacking", options))).toContain(
+    "org/lacking has no folder for scheduler, which its model_index.json lists",
   );
 });
 
@@ -229,7 +291,7 @@ test("models that are not there, not allowed or of another revision are told apa
   expect(await refusal(modelFolder("org/model", { ...options, revision: "../v9" }))).toContain("is no revision");
   expect(await refusal(modelFolder("org/model", { ...options, token: "secret" }))).toContain("does not begin with hf_");
   expect(await refusal(modelFolder("org/pickled", options))).toMatch(
-    /no safetensors weights in org\/pickled; it has .*\.bin.*Pickled/s,
+    /no safetensors weights of a model in org\/pickled; it has .*\.bin.*Pickled/s,
   );
   expect(await refusal(modelFolder("./nowhere/at/all", options))).toContain("There is no folder ./nowhere/at/all");
 });
@@ -314,11 +376,34 @@ test("a small file that an earlier download left damaged is downloaded anew", as
 
 test("a single file is downloaded alone", async () => {
   const path = await hubFile("org/lora", "adapter.safetensors", options);
-  expect(path).toContain(join("models--org--lora", "blobs"));
+  expect(path).toBe(join(cache, "models--org--lora", "snapshots", COMMIT, "adapter.safetensors"));
   expect(downloaded().every((each) => each.endsWith("adapter.safetensors"))).toBe(true);
   expect(await hubFile("org/lora", "adapter.safetensors", { ...options, offline: true })).toBe(path);
-  expect(await refusal(hubFile("org/lora", "other.safetensors", options))).toContain(
-    "org/lora has no file other.safetensors",
+  expect(await modelFolder("org/lora/adapter.safetensors", options)).toBe(path);
+  expect(await refusal(hubFile("org/lora", "other.safetensors", options))).toMatch(
+    /org\/lora has no file other.safetensors.\nName one of its files: org\/lora\/adapter.safetensors/,
+  );
+  expect(await refusal(modelFolder("org/nothing/a.safetensors", options))).toContain(
+    "no public model org/nothing on the hub, nor a file org/nothing/a.safetensors here",
+  );
+  expect(await refusal(modelFolder("folder/a.safetensors", options))).toContain("no file folder/a.safetensors");
+});
+
+test("what belongs beside a model is found by its name, or is the only file", async () => {
+  const names = ["pytorch_lora_weights.safetensors"];
+  expect(basename(await hubAddition({ id: "org/named" }, names, options))).toBe(names[0]);
+  expect(basename(await hubAddition({ id: "org/lora" }, names, options))).toBe("adapter.safetensors");
+  const given = await hubAddition({ id: "org/several", file: "in/b.safetensors" }, names, options);
+  expect(basename(given)).toBe("b.safetensors");
+  expect(await refusal(hubAddition({ id: "org/several" }, names, options))).toMatch(
+    /no file pytorch_lora_weights.safetensors but 2 others.\n.*org\/several\/a.safetensors, org\/several\/in\/b/,
+  );
+});
+
+test("a repository of something else says what it seems to be", async () => {
+  expect(await refusal(modelFolder("org/named", options))).toMatch(/no safetensors weights of a model .*\n.*be a LoRA/);
+  expect(await refusal(modelFolder("org/lora", options))).toMatch(
+    /a whole model in one file, give it by its name: org\/lora\/adapter.safetensors/,
   );
 });
 

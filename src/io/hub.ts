@@ -1,8 +1,8 @@
-import { realpath, stat } from "node:fs/promises";
-import { join } from "node:path";
+import { stat } from "node:fs/promises";
+import { join, posix } from "node:path";
 import { UserError } from "../core/errors.ts";
 import { type CachedModel, cachedModel, hubCacheFolder, isCommit } from "./hub-cache.ts";
-import { connect, NoAnswer } from "./hub-client.ts";
+import { connect, type HubModel, NoAnswer } from "./hub-client.ts";
 import { download } from "./hub-download.ts";
 import { neededFiles } from "./hub-files.ts";
 import { type JsonObject, readJsonObject } from "./json-file.ts";
@@ -22,8 +22,10 @@ export interface HubProgress {
 export interface HubOptions {
   /** Branch, tag or commit; default `main`. */
   readonly revision?: string;
-  /** The variant of the weights, such as `fp16`; default those without one. */
+  /** The variant of the weights, such as `fp16`; default those without one, which are also taken of parts that lack it. */
   readonly variant?: string;
+  /** Where no part has weights of the variant, those without one are taken; default: they are refused. */
+  readonly variantOptional?: boolean;
   /** Nothing is downloaded: only what the cache has is used. Default: the environment variable `HF_HUB_OFFLINE`. */
   readonly offline?: boolean;
   /** For models that are not public. Default: `HF_TOKEN`, or what `hf auth login` stored. */
@@ -38,11 +40,23 @@ export interface HubOptions {
   readonly signal?: AbortSignal;
 }
 
-const ID = /^[\w][\w.-]*\/[\w][\w.-]*$/;
+/** A place on the hub: a model, or a file of it. */
+export interface HubPlace {
+  readonly id: string;
+  readonly file?: string;
+}
+
+/** Reads `org/name` and `org/name/file.safetensors`; undefined for other texts. */
+export function hubPlace(text: string): HubPlace | undefined {
+  const [, id, file] = /^(\w[\w.-]*\/\w[\w.-]*)(?:\/(.+\.safetensors))?$/.exec(text) ?? [];
+  // Rather a file in a folder of this machine.
+  return id === undefined || id.endsWith(".safetensors") ? undefined : { id, file };
+}
 
 /**
  * The folder of a model: the given one if it is a folder, or the snapshot of `org/name` from the hub, downloaded into the
- * cache that Python uses, too, as far as it is not there yet. Only what is needed is downloaded (see `neededFiles`).
+ * cache that Python uses, too, as far as it is not there yet. Only what is needed is downloaded (see `neededFiles`). Files are
+ * taken, too: a given one, or `org/name/file.safetensors` of the hub.
  *
  * @throws UserError when there is no such folder, model or revision, access is refused, or (offline) the cache lacks it
  */
@@ -56,29 +70,72 @@ export async function modelFolder(idOrFolder: string, options: HubOptions = {}):
     }
     return idOrFolder;
   }
-  if (!ID.test(idOrFolder)) {
-    throw new UserError(`There is no folder ${idOrFolder}.`, {
+  const place = hubPlace(idOrFolder);
+  if (!place) {
+    throw new UserError(`There is no ${idOrFolder.endsWith(".safetensors") ? "file" : "folder"} ${idOrFolder}.`, {
       hint: "A model of the hub is given as org/name.",
       field: "model",
     });
   }
-  const { variant } = options;
-  return snapshot(idOrFolder, options, (paths, index) => neededFiles(paths, index, { what: idOrFolder, variant }));
-}
-
-/** One file of a model on the hub, such as a LoRA or a single-file checkpoint: its real path in the cache. */
-export async function hubFile(id: string, path: string, options: Omit<HubOptions, "variant"> = {}): Promise<string> {
-  if (!ID.test(id)) throw new UserError(`${id} is no model of the hub; org/name is needed.`, { field: "model" });
-  const folder = await snapshot(id, options, (paths) => {
-    if (paths.includes(path)) return [path];
-    throw new UserError(`${id} has no file ${path}.`, { hint: `It has ${paths.slice(0, 12).join(", ")}.` });
+  const { id, file } = place;
+  if (file !== undefined) return hubFile(id, file, options);
+  const { variant, variantOptional } = options;
+  return snapshot(id, id, options, (paths, index, isStrict) => {
+    const plain = isStrict ? "never" : variantOptional ? "all" : "parts";
+    return neededFiles(paths, index, { what: id, variant, plain });
   });
-  return realpath(join(folder, path));
 }
 
-type Choose = (paths: readonly string[], index: JsonObject | undefined) => string[];
+/** One file of a model on the hub, such as a LoRA or a single-file checkpoint: its path in the snapshot. */
+export async function hubFile(id: string, path: string, options: HubOptions = {}): Promise<string> {
+  return hubAddition({ id, file: path }, [], options);
+}
 
-async function snapshot(id: string, options: HubOptions, choose: Choose): Promise<string> {
+/**
+ * The file of something on the hub that belongs beside a model, such as a LoRA: the file given, or the first of `names` that
+ * there is, or the only safetensors file. PEFT's configuration beside it is downloaded, too.
+ */
+export async function hubAddition(
+  { id, file }: HubPlace,
+  names: readonly string[],
+  options: HubOptions = {},
+): Promise<string> {
+  if (hubPlace(id)?.id !== id) {
+    throw new UserError(`${id} is no model of the hub; org/name is needed.`, { field: "model" });
+  }
+  let found = "";
+  const folder = await snapshot(id, file === undefined ? id : `${id}/${file}`, options, (paths) => {
+    found = additionIn(paths, id, file === undefined ? names : [file], file === undefined);
+    const config = posix.join(posix.dirname(found), "adapter_config.json");
+    return paths.includes(config) ? [found, config] : [found];
+  });
+  return join(folder, found);
+}
+
+function additionIn(paths: readonly string[], id: string, names: readonly string[], orOnly: boolean): string {
+  const named = names.find((name) => paths.includes(name));
+  if (named !== undefined) return named;
+  const all = paths.filter((path) => path.endsWith(".safetensors"));
+  if (orOnly && all.length === 1) return all[0]!;
+  const hint =
+    all.length > 0
+      ? `Name one of its files: ${all
+          .slice(0, 12)
+          .map((path) => `${id}/${path}`)
+          .join(", ")}.`
+      : `It has ${paths.slice(0, 12).join(", ")}.`;
+  const lacks = names.length === 1 ? `has no file ${names[0]}` : `has none of the files ${names.join(", ")}`;
+  throw new UserError(`${id} ${lacks}${orOnly && all.length > 1 ? ` but ${all.length} others` : ""}.`, {
+    hint,
+    field: "model",
+  });
+}
+
+/** The files that are needed of those there are. With `isStrict`, others in their place do not do. */
+type Choose = (paths: readonly string[], index: JsonObject | undefined, isStrict?: boolean) => string[];
+
+/** @param given what messages call it when there is none */
+async function snapshot(id: string, given: string, options: HubOptions, choose: Choose): Promise<string> {
   const { revision = "main", offline = isOffline(), cache = hubCacheFolder() } = options;
   if (!/^[\w][\w./-]*$/.test(revision) || revision.includes("..")) {
     throw new UserError(`${JSON.stringify(revision)} is no revision; a branch, tag or commit is needed.`, {
@@ -88,7 +145,9 @@ async function snapshot(id: string, options: HubOptions, choose: Choose): Promis
   const model = cachedModel(cache, id);
   // What a commit holds never changes.
   if (offline || isCommit(revision)) {
-    const found = await inCache(model, revision, choose).catch((error: unknown) => error as UserError);
+    // The hub may have what the cache does not.
+    const strict: Choose = (paths, index) => choose(paths, index, !offline);
+    const found = await inCache(model, revision, strict).catch((error: unknown) => error as UserError);
     if (typeof found === "string") return found;
     if (offline) {
       throw new UserError(
@@ -98,13 +157,13 @@ async function snapshot(id: string, options: HubOptions, choose: Choose): Promis
     }
   }
   try {
-    return await fromHub(id, revision, model, options, choose);
+    return await fromHub({ id, revision, given }, model, options, choose);
   } catch (error) {
     if (!(error instanceof NoAnswer)) throw error;
     const found = await inCache(model, revision, choose).catch(() => undefined);
     if (!found) {
       throw new UserError(`${error.message}, and ${id} is not in the cache ${cache}.`, {
-        hint: `${error.hint} There is no folder ${id} either.`,
+        hint: `${error.hint} There is no ${given === id ? "folder" : "file"} ${given} here either.`,
         cause: error,
       });
     }
@@ -129,20 +188,14 @@ async function inCache(model: CachedModel, revision: string, choose: Choose): Pr
   return model.snapshot(commit);
 }
 
-async function fromHub(
-  id: string,
-  revision: string,
-  model: CachedModel,
-  options: HubOptions,
-  choose: Choose,
-): Promise<string> {
-  const hub = await connect({ id, revision }, options);
+async function fromHub(wanted: HubModel, model: CachedModel, options: HubOptions, choose: Choose): Promise<string> {
+  const hub = await connect(wanted, options);
   const { commit, files } = hub;
   const take = async (paths: readonly string[]) => {
-    const wanted = paths.map((path) => files.get(path)!);
-    const totalSize = wanted.reduce((sum, { size }) => sum + size, 0);
+    const entries = paths.map((path) => files.get(path)!);
+    const totalSize = entries.reduce((sum, { size }) => sum + size, 0);
     let before = 0;
-    for (const entry of wanted) {
+    for (const entry of entries) {
       const report = throttled((received) =>
         options.onProgress?.({
           file: entry.path,
@@ -166,7 +219,7 @@ async function fromHub(
   }
   await take(choose([...files.keys()], index));
   // Only now, so that offline a branch means a commit that is there as a whole.
-  await model.remember(revision, commit);
+  await model.remember(wanted.revision, commit);
   return model.snapshot(commit);
 }
 

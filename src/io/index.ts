@@ -24,7 +24,8 @@ export {
   imagesFromTensor,
   tensorFromImages,
 } from "./host-image.ts";
-export { type HubOptions, type HubProgress, hubFile, modelFolder } from "./hub.ts";
+export { type HubOptions, type HubProgress, hubAddition, hubFile, hubPlace, modelFolder } from "./hub.ts";
+export { UNUSED_COMPONENTS } from "./hub-files.ts";
 export { type AnimationOptions, type GridOptions, imageGrid, saveAnimation, saveGrid } from "./image-grid.ts";
 export {
   type DecodedImage,

@@ -66,12 +66,36 @@ async function filesIn(folder: string): Promise<string[]> {
   }
 }
 
+/**
+ * The variants of safetensors weights among the names of a folder's files; "" is that without one.
+ */
+export function variantsIn(names: readonly string[]): string[] {
+  const found = names.flatMap((name) => {
+    const match =
+      /^(?:diffusion_pytorch_model|model)(?:(?:\.([\w-]+))?\.safetensors|\.safetensors\.index(?:\.([\w-]+))?\.json)$/.exec(
+        name,
+      );
+    const variant = match?.[1] ?? match?.[2] ?? "";
+    return match && !/-\d{5}-of-\d{5}$/.test(variant) ? [variant] : [];
+  });
+  return [...new Set(found)].sort();
+}
+
+/** Variants as messages name them, after "weights". */
+export function listVariants(variants: readonly string[]): string {
+  return variants.map((name) => (name === "" ? "without a variant" : `variant "${name}"`)).join(", ");
+}
+
+/** The variants of safetensors weights that a model folder has; "" is that without one. */
+export async function weightVariants(folder: string): Promise<string[]> {
+  return variantsIn(await readdir(folder).catch(() => []));
+}
+
 function noWeights(folder: string, present: readonly string[], variant: string | undefined): UserError {
   const wanted = WEIGHT_NAMES.map((name) => `${name}${variant ? `.${variant}` : ""}.safetensors`).join(" or ");
-  const others = variantsAmong(present);
+  const others = variantsIn(present);
   if (others.length > 0) {
-    const list = others.map((name) => (name === "" ? "without a variant" : `variant "${name}"`)).join(", ");
-    return new UserError(`${folder} has no ${wanted}; it has weights ${list}.`, { field: "variant" });
+    return new UserError(`${folder} has no ${wanted}; it has weights ${listVariants(others)}.`, { field: "variant" });
   }
   const pickled = present.find((name) => PICKLED.test(name));
   if (pickled) {
@@ -81,20 +105,6 @@ function noWeights(folder: string, present: readonly string[], variant: string |
   return new UserError(`${folder} has no ${wanted}.`, {
     hint: present.length > 0 ? `It has ${present.slice(0, 12).join(", ")}.` : "It is empty.",
   });
-}
-
-/** The variants that a model folder has weights of; the empty name stands for weights without a variant. */
-export async function weightVariants(folder: string): Promise<string[]> {
-  return variantsAmong((await filesIn(folder)).sort());
-}
-
-function variantsAmong(names: readonly string[]): string[] {
-  const variants = names.flatMap((name) => {
-    const match =
-      /^(?:diffusion_pytorch_model|model)(?:\.safetensors\.index)?(?:\.([\w-]+))?\.(?:safetensors|json)$/.exec(name);
-    return match && !/-\d{5}-of-\d{5}$/.test(match[1] ?? "") && name !== "model.json" ? [match[1] ?? ""] : [];
-  });
-  return [...new Set(variants)].filter((name) => name !== "index" && name !== "safetensors");
 }
 
 async function openShards(folder: string, index: string): Promise<ModelWeights> {

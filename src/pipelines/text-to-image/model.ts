@@ -76,7 +76,10 @@ export interface TextToImageModel {
 export interface OpenModelOptions {
   /** How models of the hub are found: revision (of this model), cache, token, progress of downloads. */
   readonly hub?: Omit<HubOptions, "variant">;
-  /** Takes `NAME.VARIANT.safetensors`, for example "fp16". */
+  /**
+   * Takes `NAME.VARIANT.safetensors`, for example "fp16"; of parts that lack it the weights without a variant, which a warning
+   * says. Refused when no part of the model has it.
+   */
   readonly variant?: string;
   /** Another AutoencoderKL, or an AutoencoderTiny: a folder, a safetensors file, or `org/name` of the hub. */
   readonly vae?: string;

@@ -23,7 +23,9 @@ export const REFINE_FROM = 0.8;
 export function withRefiner(model: TextToImageModel, refiner: TextToImageModel | undefined): TextToImageModel {
   if (!refiner) return model;
   const kind = ({ family: { channels }, factor }: TextToImageModel) => `${channels} channels, ${factor} pixels each`;
-  if (kind(model) === kind(refiner)) return { ...model, refiner };
+  if (kind(model) === kind(refiner)) {
+    return { ...model, refiner, warnings: [...model.warnings, ...refiner.warnings] };
+  }
   throw new UserError(
     `The refiner ${refiner.path} draws latents of ${kind(refiner)}; the model's are of ${kind(model)}.`,
     { hint: "A refiner goes on with the latents of the model it was trained for.", field: "refiner" },

@@ -33,7 +33,8 @@ export async function storedFile(
   // The second encoder of XL and the only one of 2.x are OpenCLIP's.
   const padding = (name: string) => (name === "text_encoder_2" || family === "2.x" ? OPEN_CLIP_PADDING : undefined);
   const encoders = (["text_encoder", "text_encoder_2"] as const).filter((name) => parts[name]);
-  const choice = { variant, hub, own: parts.vae?.config };
+  const warnings = [...notes];
+  const choice = { variant, hub, own: parts.vae?.config, warn: (warning: string) => void warnings.push(warning) };
   return {
     path,
     className: `single file of Stable Diffusion ${family}`,
@@ -48,11 +49,11 @@ export async function storedFile(
         tokenizer: await openTokenizer(tokenizer, { padding: padding(name) }),
       })),
     ),
-    controlNet: controlNet === undefined ? undefined : await storedControlNet(controlNet, { variant, hub }),
+    controlNet: controlNet === undefined ? undefined : await storedControlNet(controlNet, choice),
     scheduler: scheduler ?? own,
     aestheticScore: family === "XL refiner",
     zerosForEmptyPrompt: family === "XL" || family === "XL refiner",
-    warnings: notes,
+    warnings,
   };
 }
 

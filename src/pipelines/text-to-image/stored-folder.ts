@@ -8,15 +8,13 @@ import {
   readModelFolder,
   readPipelineFolder,
   readSchedulerConfig,
+  UNUSED_COMPONENTS,
 } from "../../io/index.ts";
 import { FAMILIES } from "./families/index.ts";
 import { TRAINED_HERE, TRAINED_PIPELINE } from "./families/trained-here.ts";
 import type { FamilyKind } from "./family.ts";
 import type { OpenModelOptions, StoredModel } from "./model.ts";
-import { storedControlNet, storedVae } from "./stored-part.ts";
-
-/** Parts that change no picture. */
-const UNUSED = ["safety_checker", "feature_extractor", "image_encoder", "watermark"];
+import { storedControlNet, storedVae, storedVariant } from "./stored-part.ts";
 
 /** Reads a folder in diffusers' layout. UserErrors as of `openTextToImage`. */
 export async function storedFolder(
@@ -26,7 +24,6 @@ export async function storedFolder(
   const { className, components, options } = await readPipelineFolder(path);
   const kind = kindOf(path, className, components);
   const at = (name: string) => components.get(name)!.path;
-  const read = (folder: string) => readModelFolder(folder, { variant });
   const encoders = kind.textEncoders.filter(({ name }) => components.has(name));
   const needs = [kind.denoiser, ...encoders.flatMap(({ name }) => [name, tokenizerOf(name)])];
   await readPipelineFolder(path, { needs: [...needs, ...(vae === undefined ? ["vae"] : [])] });
@@ -34,7 +31,16 @@ export async function storedFolder(
   const safety = components.get("safety_checker");
   // Where another autoencoder is chosen, the weights of the model's own need not be there.
   const own = await readJsonObject(join(at("vae"), "config.json")).catch(() => undefined);
-  const choice = { variant, hub, own };
+  const parts = [
+    ...[kind.denoiser, ...encoders.map(({ name }) => name)].map(at),
+    ...(vae === undefined ? [at("vae")] : []),
+    ...(controlNet === undefined && control !== undefined ? [control] : []),
+  ];
+  const chosen = await storedVariant(parts, variant, { optional: hub?.variantOptional });
+  const read = (folder: string) => readModelFolder(folder, { variant: chosen.of(folder) });
+  const warnings = [...chosen.warnings];
+  if (safety && existsSync(safety.path)) warnings.push(`The safety checker of ${path} is not run.`);
+  const choice = { variant, hub, own, warn: (warning: string) => void warnings.push(warning) };
   return {
     ...{ path, className, kind },
     denoiser: await read(at(kind.denoiser)),
@@ -52,11 +58,12 @@ export async function storedFolder(
         ? control === undefined
           ? undefined
           : await read(control)
-        : await storedControlNet(controlNet, { variant, hub }),
+        : await storedControlNet(controlNet, choice),
     scheduler: scheduler ?? (await readSchedulerConfig(at("scheduler"))),
     aestheticScore: options.requires_aesthetics_score === true,
     zerosForEmptyPrompt: options.force_zeros_for_empty_prompt === true,
-    warnings: safety && existsSync(safety.path) ? [`The safety checker of ${path} is not run.`] : [],
+    // What reading the parts above said, too.
+    warnings,
   };
 }
 
@@ -77,7 +84,7 @@ function kindOf(path: string, className: string, components: ReadonlyMap<string,
     "scheduler",
     ...encoders,
     ...encoders.map(tokenizerOf),
-    ...UNUSED,
+    ...UNUSED_COMPONENTS,
   ];
   const listed = [...components].map(([name, component]) => `${name} (${component.className})`);
   if (!kind || [...components.keys()].some((name) => !known.includes(name))) {

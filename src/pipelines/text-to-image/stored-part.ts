@@ -2,33 +2,84 @@ import { existsSync } from "node:fs";
 import { stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { UserError } from "../../core/errors.ts";
-import { type JsonObject, modelFolder, openWeightFile, readModelFolder } from "../../io/index.ts";
+import {
+  type JsonObject,
+  type ModelFolder,
+  modelFolder,
+  openWeightFile,
+  readModelFolder,
+  weightVariants,
+} from "../../io/index.ts";
 import { isOriginalCheckpoint } from "../../models/index.ts";
 import { externalWeights, openSingleFile } from "../single-file.ts";
 import type { OpenModelOptions, StoredPart } from "./model.ts";
 
-export interface VaeChoice extends Pick<OpenModelOptions, "variant" | "hub"> {
+/** How a part that is not the model's own is read. */
+export interface PartChoice extends Pick<OpenModelOptions, "variant" | "hub"> {
+  /** Told what was taken instead of what was asked for. */
+  readonly warn: (warning: string) => void;
+}
+
+export interface VaeChoice extends PartChoice {
   readonly field: "vae" | "previewVae";
   /** The configuration of the model's own autoencoder, whose latents another one must be made for. */
   readonly own: JsonObject | undefined;
 }
 
-/** A revision is one of the model's repository; parts of other repositories are taken as they are there today. */
+/**
+ * A revision and a variant are the model's own: parts of other repositories are taken as they are there today, in the variant if
+ * they have it.
+ */
 export function partHub(hub: OpenModelOptions["hub"]): OpenModelOptions["hub"] {
-  return { ...hub, revision: undefined };
+  return { ...hub, revision: undefined, variantOptional: true };
+}
+
+/**
+ * Which variant is read of each of a model's folders: the one asked for, or, of folders that lack it, the weights without one.
+ * Where no folder has it, it is asked for all the same, so that reading refuses it and says what there is; unless it is optional.
+ *
+ * @returns the variant of a folder, and a warning for each folder that lacks it
+ */
+export async function storedVariant(
+  folders: readonly string[],
+  variant: string | undefined,
+  { optional = false }: { readonly optional?: boolean } = {},
+): Promise<{ of(folder: string): string | undefined; readonly warnings: readonly string[] }> {
+  if (variant === undefined) return { of: () => undefined, warnings: [] };
+  const variants = new Map(
+    await Promise.all(folders.map(async (folder) => [folder, await weightVariants(folder)] as const)),
+  );
+  const lacking = folders.filter((folder) => !variants.get(folder)!.includes(variant));
+  if (lacking.length === folders.length && !optional) return { of: () => variant, warnings: [] };
+  return {
+    of: (folder) => (lacking.includes(folder) ? undefined : variant),
+    warnings: lacking.map((folder) => plainInstead(folder, variant)),
+  };
 }
 
 /** Reads a control network: a folder in diffusers' layout, or `org/name` of the hub. */
-export async function storedControlNet(
-  given: string,
-  { variant, hub }: Pick<OpenModelOptions, "variant" | "hub">,
-): Promise<StoredPart> {
+export async function storedControlNet(given: string, { variant, hub, warn }: PartChoice): Promise<StoredPart> {
   const path = await modelFolder(given, { ...partHub(hub), variant }).catch((error) => {
     if (!(error instanceof UserError)) throw error;
     throw new UserError(error.message, { field: "controlNet", cause: error });
   });
-  return readModelFolder(path, { variant });
+  return readPart(path, { variant, warn }, given);
 }
+
+/** Reads the folder of a part that is not the model's own, in the variant if it has it. */
+async function readPart(
+  path: string,
+  { variant, warn }: Pick<PartChoice, "variant" | "warn">,
+  given = path,
+): Promise<ModelFolder> {
+  if (variant === undefined || (await weightVariants(path)).includes(variant))
+    return readModelFolder(path, { variant });
+  warn(plainInstead(given, variant));
+  return readModelFolder(path);
+}
+
+const plainInstead = (what: string, variant: string) =>
+  `${what} has no ${variant} weights; taken are those without a variant.`;
 
 /**
  * Reads an autoencoder that was chosen for a model: a folder in diffusers' layout or `org/name` of the hub, a safetensors file
@@ -36,12 +87,12 @@ export async function storedControlNet(
  *
  * @throws UserError when it is something else
  */
-export async function storedVae(given: string, { variant, hub, field, own }: VaeChoice): Promise<StoredPart> {
+export async function storedVae(given: string, { variant, hub, warn, field, own }: VaeChoice): Promise<StoredPart> {
   const path = await modelFolder(given, { ...partHub(hub), variant }).catch((error) => {
     if (!(error instanceof UserError)) throw error;
     throw new UserError(error.message, { field, cause: error });
   });
-  if (!(await stat(path)).isFile()) return readModelFolder(path, { variant });
+  if (!(await stat(path)).isFile()) return readPart(path, { variant, warn }, given);
   if (!path.endsWith(".safetensors")) {
     throw new UserError(`${path} is no safetensors file.`, {
       hint: "Pickled weights can run any program while they are read, so they are not opened.",
@@ -58,7 +109,7 @@ export async function storedVae(given: string, { variant, hub, field, own }: Vae
     return { className, config, weights: { source: path, bound, externalData } };
   }
   if (existsSync(join(dirname(path), "config.json"))) {
-    return { ...(await readModelFolder(dirname(path), { variant })), weights: file };
+    return { ...(await readPart(dirname(path), { variant, warn: () => undefined })), weights: file };
   }
   throw new UserError(
     `${basename(path)} has no config.json beside it and is no checkpoint as its authors published it.`,
