@@ -2,20 +2,26 @@ import type { Adapter } from "../../models/index.ts";
 import { lora } from "../../models/index.ts";
 import { openAdapter } from "../adapters.ts";
 import type { WeightChange } from "../part-sessions.ts";
-import type { TextToImageModel } from "./model.ts";
+import type { OpenModelOptions, TextToImageModel } from "./model.ts";
 import type { TextToImageRequest } from "./request.ts";
+import { partHub } from "./stored-part.ts";
 
 /**
  * Finds what a request's LoRAs change in each part of a model. Files are read once.
  *
- * @param given LoRAs (a scale that stands after them is left out) that every network is built with beside its weights, so that requests can give them other scales
- *   without a network being loaded again; all others are added to the weights
+ * @param options.hub where LoRAs of the hub are got from
+ * @param options.switchable LoRAs (a scale that stands after them is left out) that every network is built with beside its
+ *   weights, so that requests can give them other scales without a network being loaded again; all others are added to the
+ *   weights
  */
-export function adapterLoader({ denoiser, textEncoders }: TextToImageModel, given: readonly string[] = []) {
+export function adapterLoader(
+  { denoiser, textEncoders }: TextToImageModel,
+  { hub, switchable: given = [] }: Pick<OpenModelOptions, "hub"> & { readonly switchable?: readonly string[] },
+) {
   const switchable = [...new Set(given.map((text) => pathAndScale(text).path))];
   const opened = new Map<string, Promise<Adapter>>();
   const open = (path: string): Promise<Adapter> => {
-    const adapter = opened.get(path) ?? openAdapter(path);
+    const adapter = opened.get(path) ?? openAdapter(path, { hub: partHub(hub) });
     opened.set(path, adapter);
     // A file that could not be read is tried anew next time.
     adapter.catch(() => opened.delete(path));

@@ -72,7 +72,7 @@ export async function textToImagePipeline(
   const control = model.controlNet && partSessions(model.controlNet, compute);
   const previews = model.previewVae && previewDecoder(model.previewVae, compute);
   const colours = measuredColours(family.colours);
-  const adapters = adapterLoader(model, options.switchableLoras);
+  const adapters = adapterLoader(model, { hub: options.hub, switchable: options.switchableLoras });
   const free = async (part: { close(): Promise<void> }) => {
     if (options.lowMemory) await part.close();
   };

@@ -1,5 +1,5 @@
 import { UserError } from "../../core/errors.ts";
-import type { TextTokenizer } from "../../io/index.ts";
+import type { HubOptions, TextTokenizer } from "../../io/index.ts";
 import { embeddingIds, type TextEmbedding } from "../../models/index.ts";
 import { openTextEmbedding } from "../adapters.ts";
 
@@ -9,9 +9,12 @@ import { openTextEmbedding } from "../adapters.ts";
 export type EmbeddingChoice = string | { readonly path: string; readonly token?: string };
 
 /** Reads embeddings. Throws a UserError for files that hold none. */
-export async function openEmbeddings(given: readonly EmbeddingChoice[] = []): Promise<TextEmbedding[]> {
+export async function openEmbeddings(
+  given: readonly EmbeddingChoice[] = [],
+  hub?: HubOptions,
+): Promise<TextEmbedding[]> {
   const choices = given.map((choice) => (typeof choice === "string" ? wordAndPath(choice) : choice));
-  return Promise.all(choices.map(({ path, token }) => openTextEmbedding(path, { token })));
+  return Promise.all(choices.map(({ path, token }) => openTextEmbedding(path, { token, hub })));
 }
 
 /** `word=path`, or a path alone; the = of a path follows a separator of folders. */

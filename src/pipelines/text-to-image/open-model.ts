@@ -8,6 +8,7 @@ import type { OpenedVae, OpenModelOptions, StoredModel, StoredPart, TextToImageM
 import { openEmbeddings } from "./new-words.ts";
 import { storedFile } from "./stored-file.ts";
 import { storedFolder } from "./stored-folder.ts";
+import { partHub } from "./stored-part.ts";
 
 /**
  * Opens a folder in diffusers' layout, or a single-file checkpoint of Stable Diffusion: a denoising network, an autoencoder
@@ -17,7 +18,7 @@ import { storedFolder } from "./stored-folder.ts";
  * @throws UserError that says what is there when it is something else, and what is missing
  */
 export async function openTextToImage(model: string, options: OpenModelOptions = {}): Promise<TextToImageModel> {
-  const embeddings = await openEmbeddings(options.embeddings);
+  const embeddings = await openEmbeddings(options.embeddings, partHub(options.hub));
   const path = await modelFolder(model, { ...options.hub, variant: options.variant });
   if ((await stat(path)).isFile()) return assembled(await storedFile(path, options), embeddings);
   if (options.prediction !== undefined) {
