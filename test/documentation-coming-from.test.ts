@@ -88,7 +88,7 @@ test("links of the pages lead to pages and headings that there are", async () =>
   const pages = [
     ...["stable-diffusion", "text-to-image", "image-to-image", "inpainting", "controlnet", "lora-and-words", "prompts"],
     ...["large-pictures", "few-steps", "sdxl", "reproduce-a-picture", "pixart-sd3-flux", "coming-from"],
-    ...["unconditional-generation", "class-to-image"],
+    ...["unconditional-generation", "class-to-image", "hub"],
   ];
   const anchor = (heading: string) =>
     heading

@@ -86,7 +86,7 @@ test("pages name no option that there is not", async () => {
   const help = (await Promise.all(names.map((name) => command([name, "--help"])))).map(({ out }) => out).join("\n");
   const known = new Set([...help.matchAll(/--[a-z][\w-]*/g)].map(([option]) => option));
   expect(known.size).toBeGreaterThan(100);
-  const pages = [...PAGES.map(([page]) => page), "fine-tuning.md", "coming-from.md"];
+  const pages = [...PAGES.map(([page]) => page), "fine-tuning.md", "coming-from.md", "hub.md"];
   for (const page of pages) {
     const named = [...(await readPage(page)).matchAll(/(?<=[\s`"'])--[a-z][\w-]*/g)].map(([option]) => option);
     expect([page, named.filter((option) => !known.has(option))]).toEqual([page, []]);

@@ -9,6 +9,7 @@ import { seeded } from "../src/core/random.ts";
 import { decodeImage, encodeSafetensors, hostImage, modelFolder } from "../src/io/index.ts";
 import { pipeline } from "../src/pipelines/index.ts";
 import { type TestHub, testHub } from "./hub-server.ts";
+import { commandsOf, printed } from "./page-code.ts";
 import { tinyDit, tinyXl, writeTiny, writeTinyControlNet } from "./tiny-models.ts";
 
 const sd15 = fileURLToPath(new URL("fixtures/reference/pipelines/sd15", import.meta.url));
@@ -39,11 +40,18 @@ beforeAll(async () => {
   const unet = await filesOf(ddpm);
   const beside = Object.entries(unet).map(([path, bytes]) => [basename(path), bytes] as const);
   const { "unet/diffusion_pytorch_model.safetensors": plain, ...rest } = await filesOf(sd15);
+  const halves = Object.fromEntries(
+    Object.entries({ ...rest, "unet/diffusion_pytorch_model.safetensors": plain! }).map(([path, bytes]) => [
+      path.replace(/(?<!lora.*)\.safetensors$/, ".fp16.safetensors"),
+      bytes,
+    ]),
+  );
   const lora = await readFile(sd15Lora);
   words = encodeSafetensors([["emb_params", seeded(2).normal([3, 32])]]);
   hub = await testHub({
     "org/beside": { files: Object.fromEntries(beside) },
     "org/mixed": { files: { ...rest, "unet/diffusion_pytorch_model.fp16.safetensors": plain! } },
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": { files: halves },
     "org/lora": { files: { "README.md": words, "pytorch_lora_weights.safetensors": lora } },
     "org/words": { files: { "learned_embeds.safetensors": words } },
     "org/ddpm": { files: await filesOf(ddpm) },
@@ -190,4 +198,14 @@ test("LoRAs and learned words are of the hub as well as files", async () => {
     message: expect.stringContaining("org/words has no file style.safetensors"),
   });
   for (const pipe of [theirs, ours]) await pipe.close();
+});
+
+test("the code and the commands of docs/hub.md do what they say with a tiny model", async () => {
+  expect(await printed("hub.md", {})).toEqual([[[1, []]]]);
+  const io = consoleOn({ write: () => true }, { write: () => true });
+  const commands = await commandsOf("hub.md");
+  expect(commands).toHaveLength(1);
+  const [given] = commands.map((command) => command.map((word) => (word === "drawn.png" ? at("page.png") : word)));
+  expect(await run([...given!, "--threads", "1"], io)).toBe(0);
+  expect((await decodeImage(at("page.png"))).width).toBeGreaterThan(0);
 });

@@ -5,6 +5,6 @@ import { collect } from "./schema-options.ts";
 export function embeddingsOption(): Option {
   return new Option(
     "--embeddings <word=path>",
-    "textual-inversion file or folder, with the word that stands for it (default: that of the file); may be given several times",
+    "textual-inversion file, folder or org/name, with the word that stands for it (default: that of the file); may be given several times",
   ).argParser(collect);
 }

@@ -60,7 +60,10 @@ const TEXTS = {
   negativePrompt2: ["--negative-prompt2 <text>", "the same for the negative prompt"],
   prompt3: ["--prompt3 <text>", "prompt for the third text encoder of Stable Diffusion 3 (default: the prompt)"],
   negativePrompt3: ["--negative-prompt3 <text>", "the same for the negative prompt"],
-  loras: ["--loras <path:scale>", "LoRA file or folder, with its scale (default: 1); may be given several times"],
+  loras: [
+    "--loras <path:scale>",
+    "LoRA file, folder or org/name, with its scale (default: 1); may be given several times",
+  ],
 } as const;
 
 /** `allegory generate`: draws pictures from words. */

@@ -90,8 +90,8 @@ export interface OpenModelOptions {
   /** A model, as the first one is given, that goes on with the latents, as SDXL's refiner. */
   readonly refiner?: string;
   /**
-   * Textual-inversion embeddings: words that prompts may then have. Safetensors files or folders, each a path, `word=path` or
-   * both; without a word it is what the file says, or else its name.
+   * Textual-inversion embeddings: words that prompts may then have. Safetensors files or folders, or `org/name` of the hub, each
+   * a path, `word=path` or both; without a word it is what the file says, or else its name.
    */
   readonly embeddings?: readonly EmbeddingChoice[];
   /** A tokenizer's folder, for single-file checkpoints, which have none. */

@@ -130,7 +130,7 @@ export const textToImageRequest = z.strictObject({
   loras: z
     .array(z.union([z.string().min(1), z.strictObject({ path: z.string().min(1), scale: z.number().default(1) })]))
     .optional()
-    .describe("LoRA files or folders, each a path or path:scale"),
+    .describe("LoRA files or folders, or org/name of the hub, each a path or path:scale"),
   originalSize: heightAndWidth().optional().describe("height and width of the original, as SDXL is told"),
   cropTopLeft: heightAndWidth().optional().describe("where the original was cut, as SDXL is told (default: 0,0)"),
   targetSize: heightAndWidth().optional().describe("height and width that are wanted, as SDXL is told"),
