@@ -172,8 +172,15 @@ test("a pipeline is downloaded into the layout that Python shares, and only what
 
   // The next time only the commit is looked up.
   const before = downloaded().length;
+  const written = async () => {
+    const entries = await readdir(cache, { recursive: true });
+    return Promise.all(entries.sort().map(async (entry) => [entry, (await lstat(join(cache, entry))).mtimeMs]));
+  };
+  const state = await written();
   expect(await modelFolder("org/model", options)).toBe(folder);
   expect(downloaded().length).toBe(before);
+  // Nor is anything written: the cache may be one that can only be read.
+  expect(await written()).toEqual(state);
 });
 
 test("a variant of the weights is taken instead of the others", async () => {

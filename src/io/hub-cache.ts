@@ -1,5 +1,5 @@
 import { randomUUID } from "node:crypto";
-import { copyFile, link, mkdir, readdir, readFile, rename, stat, symlink } from "node:fs/promises";
+import { copyFile, link, mkdir, readdir, readFile, readlink, rename, stat, symlink } from "node:fs/promises";
 import { homedir } from "node:os";
 import { dirname, join, relative } from "node:path";
 import { writeFileAtomically } from "./atomic-file.ts";
@@ -53,7 +53,9 @@ export function cachedModel(cache: string, id: string): CachedModel {
       return isCommit(text.trim()) ? text.trim() : undefined;
     },
     async remember(revision, commit) {
-      if (revision !== commit) await writeFileAtomically(join(root, "refs", revision), commit);
+      if (revision === commit) return;
+      const file = join(root, "refs", revision);
+      if ((await readFile(file, "utf8").catch(() => "")) !== commit) await writeFileAtomically(file, commit);
     },
     snapshot,
     async files(commit) {
@@ -70,10 +72,13 @@ export function cachedModel(cache: string, id: string): CachedModel {
     lease: (hash) => join(cache, ".locks", folder, `${hash}.allegory`),
     async place(hash, commit, path) {
       const target = join(snapshot(commit), path);
+      const content = relative(dirname(target), blob(hash));
+      // A cache that is complete may be one that cannot be written to.
+      if ((await readlink(target).catch(() => undefined)) === content) return;
       await mkdir(dirname(target), { recursive: true });
       const temporary = `${target}.${randomUUID()}.link`;
       // Windows without developer mode knows no links for users: a second name, or a copy.
-      await symlink(relative(dirname(target), blob(hash)), temporary)
+      await symlink(content, temporary)
         .catch(() => link(blob(hash), temporary))
         .catch(() => copyFile(blob(hash), temporary));
       await rename(temporary, target);

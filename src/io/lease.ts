@@ -34,9 +34,9 @@ export interface LeaseOptions {
  */
 export async function takeLease(path: string, { settled, onWait, signal }: LeaseOptions): Promise<Lease | undefined> {
   const content = JSON.stringify({ host: hostname(), pid: process.pid, id: randomUUID() });
-  await mkdir(dirname(path), { recursive: true });
   for (;;) {
     if (await settled()) return undefined;
+    await mkdir(dirname(path), { recursive: true });
     try {
       await writeFile(path, content, { flag: "wx" });
       return held(path, content);
