@@ -53,7 +53,7 @@ test("processes that download the same model, of which one is killed, end with o
   const hub = await testHub({ "org/model": { files } });
   const cache = join(root, "killed");
   // Whoever comes first gets half of the weights and is killed; whoever goes on is interrupted once.
-  hub.faults.push("stalls", 50_000);
+  hub.faults.push("trickles", 50_000);
   const runs = [1, 2, 3].map(() => downloader(hub.endpoint, cache));
   // Those that wait tell of it, too.
   await Promise.all(runs.map((run) => run.amid(WEIGHTS)));
@@ -85,7 +85,7 @@ test("processes that download the same model, of which one is killed, end with o
 test("a process that lost its lease while it stood still ends with the right file all the same", async () => {
   const hub = await testHub({ "org/model": { files } });
   const cache = join(root, "still");
-  hub.faults.push("stalls");
+  hub.faults.push("trickles");
   const still = downloader(hub.endpoint, cache);
   await still.amid(WEIGHTS);
   const locks = join(cache, ".locks", "models--org--model");

@@ -20,10 +20,10 @@ export interface TestHub {
     readonly token: string | undefined;
   }[];
   /**
-   * How the store of large files misbehaves with the next requests: breaks off after so many bytes, sends half and then nothing
-   * more, or otherwise.
+   * How the store of large files misbehaves with the next requests: breaks off after so many bytes, sends half and then a byte now
+   * and then, or otherwise.
    */
-  readonly faults: (number | "ignores ranges" | "damages" | "fails" | "stalls")[];
+  readonly faults: (number | "ignores ranges" | "damages" | "fails" | "trickles")[];
   /** What everything but large files is answered with: a status, or a page in the place of what was asked for. */
   outage: 429 | 500 | 503 | "page" | undefined;
   /** Ends all connections. */
@@ -135,7 +135,12 @@ function send(
     "content-length": part.length,
     ...(whole ? {} : { "content-range": `bytes ${start}-${end - 1}/${bytes.length}` }),
   });
-  if (fault === "stalls") return void response.write(part.subarray(0, part.length / 2));
+  if (fault === "trickles") {
+    let sent = Math.floor(part.length / 2);
+    response.write(part.subarray(0, sent));
+    const more = setInterval(() => response.write(part.subarray(sent, ++sent)), 50);
+    return void response.on("close", () => clearInterval(more));
+  }
   if (typeof fault !== "number") return void response.end(part);
   response.write(part.subarray(0, fault), () => setTimeout(() => response.destroy(), 20));
 }
