@@ -1,6 +1,6 @@
 import { UserError } from "../../core/errors.ts";
-import { checkRanges } from "./ranges.ts";
 import { parsePythonJson } from "../../core/python-json.ts";
+import { checkRanges } from "./ranges.ts";
 import { unsupportedScheduler } from "./unsupported.ts";
 
 /** A scheduler configuration in diffusers' form: `_class_name` and the constructor's arguments. */
