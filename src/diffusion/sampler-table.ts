@@ -222,10 +222,15 @@ export const SAMPLERS = {
   },
 } as const satisfies Record<string, NamedSampler>;
 
-/** Classes without a name, which only draw for networks of their own kind: by the model's scheduler configuration. */
+/** Classes without a name: a model's scheduler configuration says them. The first two only draw for networks of their own kind. */
 export const UNNAMED_SAMPLERS = {
   CMStochasticIterativeScheduler: "consistency models",
   IPNDMScheduler: "iPNDM, for networks of v on the path of cosine and sine",
+  FlowMatchLCMScheduler: "LCM of flow matching, for networks distilled to few steps",
+  DPMSolverSDEScheduler: "DPM-Solver++ SDE of two calls a step",
+  DPMSolverMultistepInverseScheduler: "DPM-Solver upwards, from a picture to its noise",
+  DDIMParallelScheduler: "ddim by another name",
+  DDPMParallelScheduler: "ddpm by another name",
 } as const satisfies { readonly [name in SchedulerClass]?: string };
 
 export type SamplerName = keyof typeof SAMPLERS;
