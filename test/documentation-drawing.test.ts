@@ -78,8 +78,8 @@ const PRINTED: Readonly<Record<string, readonly unknown[][]>> = {
   "pixart-sd3-flux.md": [[[16, 16, "a lighthouse, seen from a boat at dawn"], [7]]],
 };
 
-/** Pages whose code needs a hub and runs in hub-pipelines.test.ts. */
-const ELSEWHERE = ["hub.md"];
+/** Pages whose code runs in tests of their own: it needs a hub, or writes whole models. */
+const ELSEWHERE = ["convert-models.md", "hub.md"];
 
 test.each(Object.entries(PRINTED))("the code of docs/%s draws with tiny models", async (page, expected) => {
   const all = await printed(page, here.files);

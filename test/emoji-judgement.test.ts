@@ -75,12 +75,15 @@ test("the sheet has drawn pictures beside their neighbours, the nearest first", 
     pixels: found([3, 4, 0, 4, 3, 0], [1, 1, 1, 2, 2, 2]),
   };
   const sheet = await neighbourSheet(drawn, training, near, { prompts: ["far", "near"], title: "t", shown: 5 });
-  // The middles of the pictures: cells of 12 pixels, two lines of text above, "near" to the left.
-  const row = (n: number) =>
-    Array.from({ length: 7 }, (_, column) => {
-      const [x, y] = [30 + 12 + 2 + 2 + 12 * column + 4, 40 + 2 + 2 + 12 * n + 4];
-      return sheet.data[3 * (y * sheet.width + x)];
-    });
+  // What is crossed on the way through the middles of the pictures: two lines of text above, rows of 12 pixels, and letters are
+  // thinner than pictures.
+  const row = (n: number) => {
+    const y = 40 + 2 + 2 + 12 * n + 4;
+    const line = Array.from({ length: sheet.width }, (_, x) => sheet.data[3 * (y * sheet.width + x)]!);
+    return line.filter(
+      (value, x) => value !== 255 && value !== line[x - 1] && line.slice(x, x + 8).every((v) => v === value),
+    );
+  };
   expect([row(0), row(1)]).toEqual([
     [230, 110, 60, 10, 210, 160, 10],
     [250, 10, 60, 110, 160, 210, 10],

@@ -145,13 +145,17 @@ function halfwayInLog(end: number, start: number): number {
   return f(Math.exp(f(log - f(f(log - f(Math.log(start))) / 2))));
 }
 
-/** Where the deterministic part of an ancestral step ends (`ancestralSplit` with η = 1). */
+/**
+ * Where the deterministic part of an ancestral step ends (`ancestralSplit` with η = 1), rounded as torch rounds it; σ'²/σ
+ * where the difference of squares leaves nothing in float32, as in a step from near infinite σ.
+ */
 function down32(sigma: number, next: number): number {
   const f = Math.fround;
   const square = f(next * next);
   const whole = f(sigma * sigma);
   const up = f(Math.sqrt(f(f(square * f(whole - square)) / whole)));
-  return f(Math.sqrt(f(square - f(up * up))));
+  const down = f(Math.sqrt(f(square - f(up * up))));
+  return down > 0 ? down : f((next * next) / sigma);
 }
 
 /** `timestepOfSigma` in float32. */

@@ -47,6 +47,8 @@ export async function* ddim(
 export function ancestralSplit(from: Level, to: Level, eta: number): { down: number; up: number } {
   if (eta === 0) return { down: to.sigma, up: 0 };
   const kept = (from.alpha * to.sigma) / (to.alpha * from.sigma);
-  const up = eta * to.sigma * Math.sqrt(Math.max(1 - kept * kept, 0));
-  return { down: Math.sqrt(Math.max(to.sigma * to.sigma - up * up, 0)), up };
+  const fresh = eta * eta * Math.max(1 - kept * kept, 0);
+  // σ'² − up² without the difference of nearly equal numbers that it is for a step from near infinite σ.
+  const down = to.sigma * Math.sqrt(Math.max(1 - eta * eta, 0) + eta * eta * kept * kept);
+  return { down: kept < 1 ? down : to.sigma, up: to.sigma * Math.sqrt(fresh) };
 }
