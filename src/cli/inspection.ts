@@ -9,6 +9,7 @@ import {
   type PipelineComponent,
   readJsonObject,
   readPipelineFolder,
+  UNUSED_COMPONENTS,
 } from "../io/index.ts";
 import { networks } from "../models/index.ts";
 import { ADAPTER_FILES, EMBEDDING_FILE } from "../pipelines/adapters.ts";
@@ -120,9 +121,6 @@ async function lastLoss(file: string): Promise<number | undefined> {
   return undefined;
 }
 
-/** Components that change no picture: they may be listed without being there. */
-const OPTIONAL = ["safety_checker", "feature_extractor", "image_encoder", "watermark"];
-
 async function inspectPipeline(path: string, { variant }: InspectOptions): Promise<Omit<Inspection, "path">> {
   const { className, components, options } = await readPipelineFolder(path);
   const index = await readJsonObject(join(path, "model_index.json"));
@@ -143,7 +141,7 @@ async function inspectPipeline(path: string, { variant }: InspectOptions): Promi
       else {
         notes[name] = component.className;
         if (folder && Object.hasOwn(networks, component.className)) problems.push(`${name} has no config.json`);
-        else if (!folder && !OPTIONAL.includes(name)) problems.push(`${component.path} is missing`);
+        else if (!folder && !UNUSED_COMPONENTS.includes(name)) problems.push(`${component.path} is missing`);
       }
     } catch (error) {
       if (!(error instanceof UserError)) throw error;

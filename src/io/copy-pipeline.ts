@@ -3,6 +3,7 @@ import { copyFile, mkdir, readdir, stat } from "node:fs/promises";
 import { extname, join } from "node:path";
 import { UserError } from "../core/errors.ts";
 import { chosenVariants } from "./chosen-variants.ts";
+import { UNUSED_COMPONENTS } from "./hub-files.ts";
 import { type JsonObject, readJsonObject, writeJsonObject } from "./json-file.ts";
 import {
   type PipelineFolder,
@@ -19,9 +20,6 @@ export interface CopyOptions extends Pick<WriteModelOptions, "dtype" | "maxShard
   readonly variant?: string;
 }
 
-/** Components that change no picture: they may be listed without being there. */
-const OPTIONAL = ["safety_checker", "feature_extractor", "image_encoder", "watermark"];
-
 /**
  * Copies a pipeline folder, its weights stored in another type where one is given. `model_index.json` goes last, so that
  * a folder that has one is complete. A safety checker that is listed and not there is no longer listed.
@@ -35,7 +33,8 @@ export async function copyPipelineFolder(from: string, to: string, options: Copy
   const entries = [...pipeline.components].filter(([name]) => name !== "classes");
   const absent = entries.filter(([, { path }]) => !existsSync(path)).map(([name]) => name);
   for (const name of absent) {
-    if (!OPTIONAL.includes(name)) throw new UserError(`${from} is not complete: ${join(from, name)} is missing.`);
+    if (!UNUSED_COMPONENTS.includes(name))
+      throw new UserError(`${from} is not complete: ${join(from, name)} is missing.`);
   }
   const there = entries.filter(([name]) => !absent.includes(name));
   const variants = await chosenVariants(

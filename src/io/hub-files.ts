@@ -2,7 +2,7 @@ import { UserError } from "../core/errors.ts";
 import type { JsonObject } from "./json-file.ts";
 import { listVariants, variantsIn, WEIGHT_NAMES } from "./model-weights.ts";
 
-/** Components of pipelines that change no picture: they are not used here, and would be downloaded for nothing. */
+/** Components of pipelines that change no picture: they are not used here, would be downloaded for nothing, and may be missing. */
 export const UNUSED_COMPONENTS: readonly string[] = [
   "safety_checker",
   "feature_extractor",

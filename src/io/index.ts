@@ -1,6 +1,6 @@
 export { type Append, writeAtomically, writeFileAtomically } from "./atomic-file.ts";
 export { blurImage } from "./blur.ts";
-export { type ChosenVariants, chosenVariants } from "./chosen-variants.ts";
+export { type ChosenVariants, chosenVariants, withoutVariant } from "./chosen-variants.ts";
 export { type ClipVocabulary, clipVocabulary, UNMERGED, WORD_END, writeClipTokenizer } from "./clip-vocabulary.ts";
 export { type ContactSheetOptions, contactSheet } from "./contact-sheet.ts";
 export { type CopyOptions, copyModelFolder, copyPipelineFolder } from "./copy-pipeline.ts";

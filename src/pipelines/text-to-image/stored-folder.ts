@@ -2,6 +2,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../../core/errors.ts";
 import {
+  chosenVariants,
   openTokenizer,
   type PipelineComponent,
   readJsonObject,
@@ -14,7 +15,7 @@ import { FAMILIES } from "./families/index.ts";
 import { TRAINED_HERE, TRAINED_PIPELINE } from "./families/trained-here.ts";
 import type { FamilyKind } from "./family.ts";
 import type { OpenModelOptions, StoredModel } from "./model.ts";
-import { storedControlNet, storedVae, storedVariant } from "./stored-part.ts";
+import { storedControlNet, storedVae } from "./stored-part.ts";
 
 /** Reads a folder in diffusers' layout. UserErrors as of `openTextToImage`. */
 export async function storedFolder(
@@ -36,7 +37,7 @@ export async function storedFolder(
     ...(vae === undefined ? [at("vae")] : []),
     ...(controlNet === undefined && control !== undefined ? [control] : []),
   ];
-  const chosen = await storedVariant(parts, variant, { optional: hub?.variantOptional });
+  const chosen = await chosenVariants(parts, variant, { optional: hub?.variantOptional });
   const read = (folder: string) => readModelFolder(folder, { variant: chosen.of(folder) });
   const warnings = [...chosen.warnings];
   if (safety && existsSync(safety.path)) warnings.push(`The safety checker of ${path} is not run.`);

@@ -9,6 +9,7 @@ import {
   openWeightFile,
   readModelFolder,
   weightVariants,
+  withoutVariant,
 } from "../../io/index.ts";
 import { isOriginalCheckpoint } from "../../models/index.ts";
 import { externalWeights, openSingleFile } from "../single-file.ts";
@@ -34,29 +35,6 @@ export function partHub(hub: OpenModelOptions["hub"]): OpenModelOptions["hub"] {
   return { ...hub, revision: undefined, variantOptional: true };
 }
 
-/**
- * Which variant is read of each of a model's folders: the one asked for, or, of folders that lack it, the weights without one.
- * Where no folder has it, it is asked for all the same, so that reading refuses it and says what there is; unless it is optional.
- *
- * @returns the variant of a folder, and a warning for each folder that lacks it
- */
-export async function storedVariant(
-  folders: readonly string[],
-  variant: string | undefined,
-  { optional = false }: { readonly optional?: boolean } = {},
-): Promise<{ of(folder: string): string | undefined; readonly warnings: readonly string[] }> {
-  if (variant === undefined) return { of: () => undefined, warnings: [] };
-  const variants = new Map(
-    await Promise.all(folders.map(async (folder) => [folder, await weightVariants(folder)] as const)),
-  );
-  const lacking = folders.filter((folder) => !variants.get(folder)!.includes(variant));
-  if (lacking.length === folders.length && !optional) return { of: () => variant, warnings: [] };
-  return {
-    of: (folder) => (lacking.includes(folder) ? undefined : variant),
-    warnings: lacking.map((folder) => plainInstead(folder, variant)),
-  };
-}
-
 /** Reads a control network: a folder in diffusers' layout, or `org/name` of the hub. */
 export async function storedControlNet(given: string, { variant, hub, warn }: PartChoice): Promise<StoredPart> {
   const path = await modelFolder(given, { ...partHub(hub), variant }).catch((error) => {
@@ -74,12 +52,9 @@ async function readPart(
 ): Promise<ModelFolder> {
   if (variant === undefined || (await weightVariants(path)).includes(variant))
     return readModelFolder(path, { variant });
-  warn(plainInstead(given, variant));
+  warn(withoutVariant(given, variant));
   return readModelFolder(path);
 }
-
-const plainInstead = (what: string, variant: string) =>
-  `${what} has no ${variant} weights; taken are those without a variant.`;
 
 /**
  * Reads an autoencoder that was chosen for a model: a folder in diffusers' layout or `org/name` of the hub, a safetensors file
