@@ -126,6 +126,7 @@ test("a spread that changes nothing for a network is refused, and samplers that 
     expect(() => namedSampler("dpm++2m", flow, { spread })).toThrow(/cannot spread its steps/);
   }
   expect(() => namedSampler("dpm++2m", flow, { spread: "karras" })).toThrow(/one of euler, unipc/);
+  expect(() => namedSampler("lcm", { _class_name: "DDIMScheduler" }, { spread: "trailing" })).toThrow(/cannot spread/);
   const solver = samplerFromConfig({ _class_name: "DPMSolverMultistepScheduler", use_flow_sigmas: true });
   expect(() => solver.plan({ timesteps: [900, 100, 5] })).toThrow(/cannot be combined with flow sigmas/);
 });

@@ -180,7 +180,8 @@ function spreadOptions(
   if (family === "edm") return spread === "karras" || spread === "exponential" ? { sigma_schedule: spread } : undefined;
   const spacing = spread === "linspace" || spread === "leading" || spread === "trailing";
   const option = spacing ? "timestep_spacing" : `use_${spread}_sigmas`;
-  if (!(option in known)) return undefined;
+  // LCM and TCD go by the timesteps of their distillation, whatever the spacing.
+  if (!(option in known) || "original_inference_steps" in known) return undefined;
   // DPM-Solver's and UniPC's flow times have one spread; UniPC can bring Karras' σ to [0, 1].
   if (family === "flow" && "use_flow_sigmas" in known && !(to === "UniPCMultistepScheduler" && spread === "karras")) {
     return undefined;
