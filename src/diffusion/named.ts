@@ -170,9 +170,7 @@ function spreadOptions(
 ): Record<string, unknown> | undefined {
   if (spread === undefined) return {};
   const known: Readonly<Record<string, unknown>> = SCHEDULER_OPTIONS[to];
-  const reset = Object.fromEntries(
-    Object.entries(OTHER_SPREADS).filter(([name]) => name in known && !name.startsWith("use_flow")),
-  );
+  const reset = Object.fromEntries(Object.entries(NO_SPREAD).filter(([name]) => name in known));
   if (isLaidOut(spread)) {
     const whole = DPM_SOLVERS.includes(to) && spread !== "polyexponential";
     return family === "discrete" && (ON_SIGMAS.includes(to) || whole) ? reset : undefined;
@@ -189,7 +187,8 @@ function spreadOptions(
   return { ...reset, [option]: spacing ? spread : true };
 }
 
-const OTHER_SPREADS = {
+/** The options that stand for spreads, so that there is none. */
+const NO_SPREAD = {
   use_karras_sigmas: false,
   use_exponential_sigmas: false,
   use_beta_sigmas: false,
@@ -217,24 +216,22 @@ function laidOut(sampler: ConfiguredSampler, spread: LaidOut): ConfiguredSampler
   const whole = DPM_SOLVERS.includes(className);
   const alphas = finiteAlphas({ className, options, ignored: [] });
   const ends = sigmasOf(alphas);
-  const told = (timesteps: readonly number[]): PlanRequest => ({
+  const atTimesteps = (timesteps: readonly number[]): PlanRequest => ({
     timesteps: apart(whole ? timesteps.map(Math.round) : timesteps, spread),
   });
+  const atSigmas = (sigmas: readonly number[]): PlanRequest =>
+    className === "EulerDiscreteScheduler"
+      ? { sigmas: [...sigmas, 0] }
+      : atTimesteps(sigmas.map(timestepOfSigma(alphas)));
   const request = (steps: number): PlanRequest => {
-    if (spread === "sgm-uniform") return told(sgmUniformTimesteps(steps, alphas.length));
-    if (spread === "polyexponential") {
-      const sigmas = polyexponentialSigmas(ends[0]!, ends.at(-1)!, steps);
-      return className === "EulerDiscreteScheduler"
-        ? { sigmas: [...sigmas, 0] }
-        : told(sigmas.map(timestepOfSigma(alphas)));
-    }
+    if (spread === "sgm-uniform") return atTimesteps(sgmUniformTimesteps(steps, alphas.length));
+    if (spread === "polyexponential") return atSigmas(polyexponentialSigmas(ends[0]!, ends.at(-1)!, steps));
     const table = spread === "align-your-steps" ? "stable-diffusion" : "stable-diffusion-xl";
     const { timesteps, sigmas: published } = ALIGN_YOUR_STEPS[table];
     // The published timesteps are those of its σ on the schedule of Stable Diffusion, and on no other.
     const own = alphas.length === 1000 && Math.abs(ends.at(-1)! - published[0]) < 0.01;
     if (own && steps === timesteps.length) return { timesteps };
-    const sigmas = alignYourStepsSigmas(table, steps);
-    return className === "EulerDiscreteScheduler" ? { sigmas } : told(sigmas.slice(0, -1).map(timestepOfSigma(alphas)));
+    return atSigmas(alignYourStepsSigmas(table, steps).slice(0, -1));
   };
   return {
     ...sampler,

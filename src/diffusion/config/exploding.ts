@@ -107,7 +107,7 @@ export function planMidpoint(config: ReadConfig, request: PlanRequest, ancestral
       : halfwayInLog(from.sigma, to.sigma);
     return { from, to, middle: { alpha: 1, sigma, timestep: timestepOf(sigma) } };
   });
-  const calls = steps.flatMap(({ from, middle }) => (middle ? [from.timestep, middle.timestep] : [from.timestep]));
+  const calls = callsOf(steps);
   const sigmas = Float32Array.from([...twiceAfterFirst([...grid.sigmas]), 0]);
   return {
     ...common(config, calls, sigmas, grid.sigmas, levels, prediction),
@@ -127,13 +127,18 @@ export function planDpmSde(config: ReadConfig, request: PlanRequest): PlanParts 
     const sigma = Math.sqrt(from.sigma * to.sigma);
     return { from, to, middle: { alpha: 1, sigma: Math.fround(sigma), timestep: Math.fround(grid.timestepOf(sigma)) } };
   });
-  const calls = steps.flatMap(({ from, middle }) => (middle ? [from.timestep, middle.timestep] : [from.timestep]));
+  const calls = callsOf(steps);
   const sigmas = Float32Array.from([...twiceAfterFirst([...grid.sigmas.subarray(0, -1)]), 0]);
   return {
     ...common(config, calls, sigmas, grid.sigmas, levels, prediction),
     stochastic: true,
     run: (denoise, x, options) => dpmSolverSde(denoise, x, steps, options),
   };
+}
+
+/** What the network is told: at the beginning and in the middle of each step that has one. */
+function callsOf(steps: readonly MidpointStep[]): number[] {
+  return steps.flatMap(({ from, middle }) => (middle ? [from.timestep, middle.timestep] : [from.timestep]));
 }
 
 // The classes of KDPM2 compute the middle of a step in float32, in this order.

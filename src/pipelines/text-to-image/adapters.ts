@@ -43,19 +43,18 @@ export function adapterLoader(
     const branches = await matched(switchable.map((path) => ({ path, scale: scaleOf(path) })));
     return (part) => {
       const network = networks[part]!;
-      const switches =
-        branches.count(part) === 0
-          ? {}
-          : {
-              switches: {
-                scales: branches.scales(part),
-                around: <T>(build: () => T) => branches.branch(part, network, build, { partly: true }),
-              },
-            };
-      if (fused.count(part) === 0) {
-        return branches.count(part) === 0 ? undefined : { key: "switchable", apply: (bind) => bind, ...switches };
-      }
-      return { key: JSON.stringify(added), apply: (bind) => fused.fuse(part, network, bind), ...switches };
+      const [adds, switches] = [fused.count(part) > 0, branches.count(part) > 0];
+      if (!adds && !switches) return undefined;
+      return {
+        key: adds ? JSON.stringify(added) : "switchable",
+        apply: (bind) => fused.fuse(part, network, bind),
+        ...(switches && {
+          switches: {
+            scales: branches.scales(part),
+            around: (build) => branches.branch(part, network, build, { partly: true }),
+          },
+        }),
+      };
     };
   };
 }
